@@ -1,0 +1,36 @@
+"""From a stored DICOM file to what an encoder takes: SOP class -> reader, as the table in `table` says.
+
+    file -> parse -> header (identity, queryable attributes)
+                  -> reader of its SOP class -> Radiograph | Report | RejectionNote | Unindexed
+
+Importing this package loads neither torch nor a codec (a test holds this): the listener needs the tables only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from encoders.base import ReadInstance
+from encoders.readers.table import READERS, TRANSFER_SYNTAXES, SopClass, TransferSyntax
+
+
+def read_instance(path: Path, short_side: int) -> ReadInstance:
+    """Return header and content of a DICOM file (PS3.10; a missing preamble or meta header is forgiven).
+
+    Parameters
+    ----------
+    path : Path
+    short_side : int
+        Pixels of the short side that the caller needs; images come no larger than this, smaller only if they are.
+
+    Raises
+    ------
+    UnreadableInstance
+        With the reason, which never holds patient data.
+    """
+    from encoders.readers.instance import read_file  # pydicom's reader and the codecs load on first use
+
+    return read_file(path, short_side)
+
+
+__all__ = ["READERS", "TRANSFER_SYNTAXES", "SopClass", "TransferSyntax", "read_instance"]
