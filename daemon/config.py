@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
-    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -77,7 +76,7 @@ class StorageSection(_Section):
         True, description="keep received objects after encoding, for C-MOVE and C-GET; false: the PACS has them"
     )
     min_free_bytes: int = Field(2_000_000_000, ge=0, description="below this much free disk C-STORE answers A700")
-    max_used_percent: float = Field(97.0, gt=0, le=100, description="above this share of disk used C-STORE answers A700")
+    max_used_percent: float = Field(97.0, gt=0, le=100, description="with more of the disk used C-STORE answers A700")
     max_spool_depth: int = Field(200_000, ge=1, description="with more objects waiting C-STORE answers A700")
     rendition_short_side: int = Field(512, ge=224, description="pixels of the short side of what is kept to look at")
 
@@ -97,7 +96,7 @@ class IndexSection(_Section):
     ef_construction: int = Field(200, ge=16, description="hnswlib efConstruction")
     ef_search: int = Field(128, ge=10, description="hnswlib ef: larger finds more and takes longer")
     snapshot_interval_s: float = Field(300.0, gt=0, description="how often a changed index is written to disk")
-    recall_probe_interval_s: float = Field(3600.0, gt=0, description="how often the index is compared with exact search")
+    recall_probe_interval_s: float = Field(3600.0, gt=0, description="how often it is compared with exact search")
 
 
 class EncoderSection(_Section):
@@ -131,7 +130,7 @@ class PeerSection(_Section):
 
     ae_title: str = Field(max_length=16, min_length=1, description="calling AE title; * for any")
     address: str = Field("", description="its IP address; empty: any address")
-    port: int = Field(0, ge=0, le=65535, description="its own port, where C-MOVE sends to and commitment is reported; 0: none")
+    port: int = Field(0, ge=0, le=65535, description="its own port, for C-MOVE and commitment reports; 0: none")
     rights: tuple[Right, ...] = Field(("store", "query", "text", "retrieve"), description="what it may ask for")
     certificate_sha256: str = Field("", description="with TLS: fingerprint of its certificate; empty: any trusted one")
 
@@ -189,25 +188,20 @@ class Config(BaseSettings):
 
 def _line_of(text: str, location: tuple[Any, ...]) -> int | None:
     """Return the line (from 1) of a TOML key given as ("ingest", "port") or ("peers", 0, "rights")."""
-    if not location:
-        return None
-    section, key, table = str(location[0]), str(location[-1]), 0
-    wanted = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
-    current, found = "", None
+    *sections, key = [str(part) for part in location if isinstance(part, str)]
+    block = next((part for part in location if isinstance(part, int)), 0)
+    current, blocks, header_line = "", -1, None
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\[?\s*([\w.\"-]+)\s*\]\]?", line)
+        header = re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line)
         if header:
             current = header[1]
-            if current == section:
-                found = number if table == wanted or "[[" not in line else found
-                table += 1
-            if len(location) == 1 and current == key:
-                return number
-        elif re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", line) and (
-            (current == section and (table - 1 == wanted or not isinstance(wanted, int))) or (len(location) == 1 and not current)
-        ):
+            if [current] == sections or (not sections and current == key):
+                blocks += 1
+                if blocks == block:
+                    header_line = number
+        elif re.match(rf"\s*{re.escape(key)}\s*=", line) and [current] == (sections or [""]) and blocks in (block, -1):
             return number
-    return found
+    return header_line
 
 
 def _explain(error: ValidationError, source: str, text: str) -> str:
@@ -265,4 +259,4 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(_explain(error, source, text)) from error
 
 
-__all__ = ["Config", "ConfigError", "InitSettingsSource", "PeerSection", "Right", "load"]
+__all__ = ["Config", "ConfigError", "PeerSection", "Right", "load"]

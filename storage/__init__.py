@@ -1,4 +1,4 @@
-"""What is kept: Spool (received, not yet read), Catalogue (the only truth), renditions, and the vector index made from it.
+"""What is kept: Spool (received, not yet read), Catalogue (the only truth), renditions, and the vector index.
 
 Knows neither encoders nor daemon.
 """

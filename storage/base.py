@@ -328,7 +328,7 @@ class Catalogue(Protocol):
         """
 
     def instances_of(self, level_uids: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
-        """Return (sop_class_uid, sop_instance_uid, transfer_syntax_uid) below study/series/sop UIDs, for C-MOVE/C-GET."""
+        """Return (SOP class, SOP instance, transfer syntax UID) below study/series/sop UIDs, for C-MOVE and C-GET."""
 
     def rendition_of(self, study_instance_uid: str, sop_instance_uid: str = "") -> str | None:
         """Return the rendition key of an instance, or of a study's first frontal image."""

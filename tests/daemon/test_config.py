@@ -1,0 +1,96 @@
+"""The configuration: defaults, the environment, and faults that name their place and cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daemon.config import ConfigError, load
+from daemon.example_config import example_config
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cxrfind.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_only_loopback_peers_are_served():
+    config = load()
+    assert config.ingest.host == config.similar.host == "127.0.0.1"
+    assert [(peer.ae_title, peer.address) for peer in config.peers] == [("*", "127.0.0.1")]
+    assert (config.ingest.ae_title, config.ingest.port) == ("CXRFIND", 11112)
+    assert (config.similar.ae_title, config.similar.port) == ("CXRSIMILAR", 11113)
+
+
+def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
+    path = write(tmp_path, "[ingest]\nport = 104\nae_title = 'A'\n")
+    monkeypatch.setenv("CXRFIND_INGEST__PORT", "2104")
+    config = load(path)
+    assert (config.ingest.port, config.ingest.ae_title) == (2104, "A")
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_keys_there_are(tmp_path):
+    path = write(tmp_path, "[ingest]\nae_title = 'A'\nprot = 104\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert f"{path}, line 3, key ingest.prot" in message
+    assert "port" in message
+
+
+def test_a_wrong_type_is_named_with_its_line_and_the_value_given(tmp_path):
+    with pytest.raises(ConfigError, match=r"line 2, key index\.m: .*integer.*'many'"):
+        load(write(tmp_path, "[index]\nm = 'many'\n"))
+
+
+def test_a_fault_in_the_second_peer_is_found_in_the_second_block(tmp_path):
+    text = "[[peers]]\nae_title = 'A'\nrights = ['store']\n\n[[peers]]\nae_title = 'B'\nrights = ['fly']\n"
+    with pytest.raises(ConfigError, match=r"line 7, key peers\.1\.rights\.0"):
+        load(write(tmp_path, text))
+
+
+def test_a_fault_from_the_environment_names_the_variable(monkeypatch):
+    monkeypatch.setenv("CXRFIND_SIMILAR__PORT", "many")
+    with pytest.raises(ConfigError, match="environment variable CXRFIND_SIMILAR__PORT"):
+        load()
+
+
+def test_an_unknown_section_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("CXRFIND_INJEST__PORT", "1")
+    with pytest.raises(ConfigError, match="CXRFIND_INJEST__PORT"):
+        load()
+
+
+@pytest.mark.parametrize("title", ["", "  ", "A" * 17, "B\\C", "Ä"])
+def test_an_ae_title_that_dicom_forbids_is_refused(tmp_path, title):
+    with pytest.raises(ConfigError, match=r"ingest\.ae_title"):
+        load(write(tmp_path, f"[ingest]\nae_title = '{title}'\n"))
+
+
+def test_text_that_is_not_toml_is_refused_with_its_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"not valid TOML.*line 1"):
+        load(write(tmp_path, "[ingest\n"))
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent.toml")
+
+
+def test_the_example_configuration_is_valid_and_changes_nothing(tmp_path):
+    assert load(write(tmp_path, example_config())) == load()
+
+
+def test_every_default_of_the_example_is_valid_when_its_comment_sign_is_taken_away(tmp_path):
+    lines = [line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in
+             example_config().splitlines()]
+    config = load(write(tmp_path, "\n".join(lines)))
+    assert config.model_copy(update={"peers": load().peers}) == load()
+    assert config.peers[0].ae_title == "PACS"
+
+
+def test_the_example_in_deploy_is_the_one_that_init_writes():
+    root = Path(__file__).resolve().parents[2]
+    assert (root / "deploy" / "cxrfind.example.toml").read_text(encoding="utf-8") == example_config()
