@@ -1,0 +1,144 @@
+"""Mentions of findings in the sentences of a report, each with its state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from encoders.findings.lexicon import Phrase, lexicon
+from encoders.findings.scopes import State, classify
+from encoders.findings.text import sentences
+
+_SIDES = re.compile(
+    r"\b(?:(?P<bilateral>bilateral(?:ly)?|both|biapical|bibasilar|bibasal|biapically|bases|apices|lungs"
+    r"|right and left|left and right|right greater than left|left greater than right)"
+    r"|(?P<left>left|lingula|lingular|left-sided)|(?P<right>right|right-sided|middle lobe))\b"
+)
+_CLAUSE = re.compile(r"[,:]|\b(?:and|or|but|with|versus|vs)\b")
+_ENDS = re.compile(r"(?<=[a-z0-9])\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One place of a report at which a finding is named.
+
+    Attributes
+    ----------
+    finding : str
+        One of ``FINDING_NAMES[1:]``.
+    phrase : str
+        The words that name it, as written.
+    state : State
+    laterality : str
+        ``left``, ``right``, ``bilateral``, or "" where the sentence does not tell.
+    section : str
+        ``findings`` or ``impression``: the argument of `mentions` in which it stands.
+    start, end : int
+        Place of the phrase in that argument.
+    sentence_start, sentence_end : int
+        Place of its sentence in that argument.
+    """
+
+    finding: str
+    phrase: str
+    state: State
+    laterality: str
+    section: str
+    start: int
+    end: int
+    sentence_start: int
+    sentence_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    finding: str
+    state: State
+    laterality: str
+    start: int
+    end: int
+
+
+def mentions(findings: str, impression: str) -> list[Mention]:
+    """Return every mention of the 13 findings, in reading order, findings section first.
+
+    Parameters
+    ----------
+    findings, impression : str
+        The report's two sections; either may be empty.
+    """
+    return list(_mentions(findings, "findings")) + list(_mentions(impression, "impression"))
+
+
+def _mentions(text: str, section: str) -> Iterator[Mention]:
+    for sentence in sentences(text, section):
+        if sentence.section == "context":
+            continue
+        for hit in _hits(sentence.text):
+            start, end = sentence.start + hit.start, sentence.start + hit.end
+            yield Mention(
+                hit.finding, text[start:end], hit.state, hit.laterality, section, start, end, sentence.start, sentence.end
+            )
+
+
+@lru_cache(maxsize=65536)  # reports repeat sentences: about half of those of IU X-ray
+def _hits(sentence: str) -> tuple[_Hit, ...]:
+    text = _lower(sentence)
+    found = list(_phrases(text))
+    if not found:
+        return ()
+    states = classify(text, [(phrase.kind, start, end) for phrase, start, end in found])
+    return tuple(
+        _Hit(phrase.finding, state, _laterality(text, start, end), start, end)
+        for (phrase, start, end), state in sorted(zip(found, states, strict=True), key=lambda item: item[0][1:])
+        if state is not State.NONE
+    )
+
+
+def _lower(text: str) -> str:
+    """Return `text` in lower case with every character in its place."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _phrases(text: str) -> Iterator[tuple[Phrase, int, int]]:
+    """Yield phrases with their spans: of overlapping ones of one finding the earlier row of the table wins."""
+    tables = lexicon()
+    context: list[tuple[int, int]] | None = None
+    for table in tables.findings:
+        if not any(stem in text for stem in table.stems):
+            continue
+        if context is None:
+            context = [match.span() for match in tables.context.finditer(text)]
+        taken = list(context)
+        if table.ignore:
+            taken += [match.span() for match in table.ignore.finditer(text)]
+        for phrase in table.phrases:
+            for match in phrase.pattern.finditer(text):
+                start, end = match.span()
+                if all(end <= left or start >= right for left, right in taken):
+                    taken.append((start, end))
+                    yield phrase, start, end
+
+
+def _laterality(text: str, start: int, end: int) -> str:
+    """Return the side told in the mention, else nearest before it in its clause, else after it, else before its clause."""
+    for part, last in ((text[start:end], True), (_tail(text[:start]), True), (_head(text[end:]), False)):
+        sides = list(_SIDES.finditer(part))
+        if sides:
+            if {side.lastgroup for side in sides} >= {"left", "right"} and part == text[start:end]:
+                return "bilateral"
+            return str(sides[-1 if last else 0].lastgroup)
+    return ""
+
+
+def _tail(text: str) -> str:
+    cuts = [match.end() for match in _CLAUSE.finditer(text)]
+    return text[cuts[-1] :] if cuts else text
+
+
+def _head(text: str) -> str:
+    cut = _CLAUSE.search(text)
+    return text[: cut.start()] if cut else text
