@@ -74,9 +74,9 @@ def _compile(pattern: str, fragments: Mapping[str, str], where: str) -> re.Patte
         return f"(?:{fragments[match[1]]})"
 
     text = pattern
-    while re.search(r"<([a-z_]+)>", text):
-        text = re.sub(r"<([a-z_]+)>", fragment, text)
-    text = re.sub(r"\s+", " ", text.strip()).replace(" ", r"[\s-]+")
+    while re.search(r"<([a-z0-9_]+)>", text):
+        text = re.sub(r"<([a-z0-9_]+)>", fragment, text)
+    text = re.sub(r"\s+", " ", text.strip()).replace(" ?", r"[\s-]*").replace(" ", r"[\s-]+")
     try:
         return re.compile(rf"(?<![a-z0-9])(?:{text})(?![a-z])")
     except re.error as error:
