@@ -1,0 +1,397 @@
+"""What both application entities share: rights of callers, caps on associations, TLS, the server itself.
+
+The accept loop only accepts: a TLS handshake and a silent caller cost one thread, never the others' time. A connection
+that has not yet asked for an association holds no association's place, and is dropped after ARTIM (acse_timeout_s).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import ipaddress
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pynetdicom import AE, _config, evt
+from pynetdicom.acse import ACSE
+from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
+
+from daemon.config import AeSection, ConfigError, PeerSection, Right, TlsSection
+from daemon.reactor import MAXIMUM_LENGTH, QuickAssociation, QuickSocket
+
+_config.LOG_REQUEST_IDENTIFIERS = False             # pynetdicom logs patient names otherwise
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"                  # and a page of text for every association
+logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+
+#: (result, source, reason) of A-ASSOCIATE-RJ, PS3.8 Table 9-21.
+CALLING_AE_TITLE_NOT_RECOGNISED = (1, 1, 3)
+CALLED_AE_TITLE_NOT_RECOGNISED = (1, 1, 7)
+LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: its AE title, IP address and, with TLS, the sha256 (hex) of its certificate."""
+
+    ae_title: str
+    address: str
+    certificate_sha256: str = ""
+
+
+def _same_address(configured: str, address: str) -> bool:
+    try:
+        given = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(given, ipaddress.IPv6Address) and given.ipv4_mapped:
+            given = given.ipv4_mapped
+        return given in ipaddress.ip_network(configured, strict=False)
+    except ValueError:
+        return False
+
+
+def rights_of(
+    peers: Sequence[PeerSection], calling_ae_title: str, address: str, certificate_sha256: str = ""
+) -> frozenset[Right]:
+    """Return what a caller may do: the rights of every peer section that fits its title, address and certificate."""
+    rights: set[Right] = set()
+    for peer in peers:
+        fits = (
+            peer.ae_title in ("*", calling_ae_title.strip())
+            and (not peer.address or _same_address(peer.address, address))
+            and (
+                not peer.certificate_sha256
+                or peer.certificate_sha256.replace(":", "").lower() == certificate_sha256.lower()
+            )
+        )
+        if fits:
+            rights.update(peer.rights)
+    return frozenset(rights)
+
+
+def may(
+    peers: Sequence[PeerSection], calling_ae_title: str, address: str, right: Right, certificate_sha256: str = ""
+) -> bool:
+    """Return whether a caller has a right."""
+    return right in rights_of(peers, calling_ae_title, address, certificate_sha256)
+
+
+def caller_of(assoc: Any) -> Caller:
+    """Return who is at the other end of an accepted (or requested) association."""
+    certificate = ""
+    if isinstance(assoc.dul.socket.socket, ssl.SSLSocket):
+        der = assoc.dul.socket.socket.getpeercert(binary_form=True)
+        certificate = hashlib.sha256(der).hexdigest() if der else ""
+    title = assoc.requestor.ae_title or (assoc.requestor.primitive and assoc.requestor.primitive.calling_ae_title) or ""
+    return Caller(title.strip(), assoc.requestor.address_info.address, certificate)
+
+
+def tls_context(tls: TlsSection) -> ssl.SSLContext | None:
+    """Return the server's TLS context (PS3.15 B.9 and B.10: BCP 195), or None when no certificate is configured.
+
+    Raises
+    ------
+    ConfigError
+        When the files cannot be used.
+    """
+    if not tls.certificate:
+        return None
+    if tls.require_client_certificate and not tls.ca:
+        raise ConfigError("tls.require_client_certificate needs tls.ca: a PEM file of authorities, or set it to false")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
+    try:
+        context.load_cert_chain(tls.certificate, tls.key or None)
+        if tls.ca:
+            context.load_verify_locations(tls.ca)
+            context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls.certificate, tls.key or tls.ca is no good ({error}): check the PEM files") from error
+    return context
+
+
+class _Negotiation(ACSE):  # type: ignore[misc]
+    """Rejects callers before pynetdicom negotiates presentation contexts with them."""
+
+    def _negotiate_as_acceptor(self) -> None:
+        reason = self.assoc._server.admit(self.assoc)
+        if reason is None:
+            super()._negotiate_as_acceptor()
+            return
+        self.send_reject(*reason)
+        evt.trigger(self.assoc, evt.EVT_REJECTED, {})
+        self.assoc.kill()
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    def _create_association(self) -> Any:
+        assoc = self.server.association_class(self.ae, "acceptor")
+        assoc._server = self.server
+        assoc.acse = _Negotiation(assoc)
+        assoc.name = f"AcceptorThread@{self.client_address[0]}:{self.client_address[1]}"
+        assoc.set_socket(QuickSocket(assoc, self.request))
+        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
+        assoc.acceptor.ae_title = self.server.ae_title
+        assoc.acceptor.address_info = self.local
+        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
+        assoc.acceptor.supported_contexts = [copy.copy(context) for context in self.server.contexts]
+        assoc.requestor.address_info = AddressInformation.from_tuple(self.client_address)
+        for event, handlers in self.server._handlers.items():
+            if event.is_intervention:
+                if handlers:
+                    assoc.bind(event, *handlers)
+            else:
+                for handler in handlers:
+                    assoc.bind(event, handler[0], handler[1])
+        assoc.ending = self.server.forget
+        return assoc
+
+    def handle(self) -> None:
+        assoc = self._create_association()
+        self.server.remember(assoc)
+        evt.trigger(assoc, evt.EVT_CONN_OPEN, {"address": self.client_address})
+        assoc.start()
+
+
+class ServedAssociation(QuickAssociation):
+    """An association of a `Server`, which it tells when it ends."""
+
+    ending: Callable[[Any], None] = staticmethod(lambda _: None)
+
+    def run_reactor(self) -> None:
+        """Serve the association, from its request to its end."""
+        try:
+            super().run_reactor()
+        finally:
+            self.ending(self)
+
+
+class Server(AssociationServer):  # type: ignore[misc]
+    """An application entity that accepts associations; made by `serve`."""
+
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        ae: AE,
+        section: AeSection,
+        handlers: Sequence[tuple[Any, ...]],
+        *,
+        peers: Sequence[PeerSection],
+        ssl_context: ssl.SSLContext | None,
+        required_right: Right,
+        reuse_port: bool,
+        association_class: type[ServedAssociation],
+    ) -> None:
+        self.section, self.peers, self.required_right = section, tuple(peers), required_right
+        self.association_class, self._reuse_port = association_class, reuse_port
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()     # connections without an association yet, by address
+        self._admitted: Counter[str] = Counter()    # associations, by address
+        self._associations: dict[Any, bool] = {}    # association -> admitted
+        address = (section.host, section.port)
+        super().__init__(ae, address, section.ae_title, ae.supported_contexts, ssl_context, list(handlers), _Handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.2,), name="accept", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on (chosen by the system when the configured one is 0)."""
+        return int(self.server_address[1])
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open."""
+        with self._lock:
+            return self._admitted.total()
+
+    # ---- the accept loop
+
+    def server_bind(self) -> None:
+        """Bind the port, shared with our sister processes if so asked."""
+        if self._reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, nothing else."""
+        connection, address = self.socket.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Hand a connection to its own threads, unless too many are waiting already."""
+        address = client_address[0]
+        with self._lock:
+            full = (
+                self._waiting.total() >= self.section.maximum_associations
+                or self._waiting[address] >= self.section.maximum_associations_per_address
+            )
+            if not full:
+                self._waiting[address] += 1
+        if full:
+            log.warning("connection.refused", address=address, reason="too many connections without an association")
+            self.shutdown_request(request)
+        elif self.ssl_context is None:
+            self._begin(request, client_address)
+        else:
+            threading.Thread(target=self._shake_hands, args=(request, client_address), daemon=True).start()
+
+    def _begin(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except (OSError, RuntimeError) as error:    # out of descriptors or threads: this caller goes, we stay
+            log.error("connection.failed", address=client_address[0], error=type(error).__name__)
+            self._leave_waiting(client_address[0])
+            self.shutdown_request(request)
+
+    def _shake_hands(self, request: socket.socket, client_address: Any) -> None:
+        assert self.ssl_context is not None
+        try:
+            request.settimeout(self.section.acse_timeout_s)
+            secured = self.ssl_context.wrap_socket(request, server_side=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            log.warning("tls.refused", address=client_address[0], reason=reason)
+            self._leave_waiting(client_address[0])
+            self.shutdown_request(request)
+            return
+        self._begin(secured, client_address)
+
+    def service_actions(self) -> None:
+        """Do nothing between two connections (pynetdicom forces a garbage collection here)."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log an error of the accept loop without a traceback to stderr."""
+        log.exception("connection.failed", address=client_address[0])
+
+    # ---- places
+
+    def _leave_waiting(self, address: str) -> None:
+        with self._lock:
+            self._waiting[address] -= 1
+            if self._waiting[address] <= 0:
+                del self._waiting[address]
+
+    def remember(self, assoc: Any) -> None:
+        """Keep an association in mind until `forget`."""
+        with self._lock:
+            self._associations[assoc] = False
+
+    def forget(self, assoc: Any) -> None:
+        """Free the place of an association that is over."""
+        address = assoc.requestor.address_info.address
+        with self._lock:
+            if self._associations.pop(assoc, False):
+                self._admitted[address] -= 1
+                if self._admitted[address] <= 0:
+                    del self._admitted[address]
+                return
+        self._leave_waiting(address)
+
+    def admit(self, assoc: Any) -> tuple[int, int, int] | None:
+        """Return why an association is rejected, as (result, source, reason) of PS3.8 Table 9-21; None: it is not."""
+        request, caller = assoc.requestor.primitive, caller_of(assoc)
+        reason = self._place(assoc, caller, request.called_ae_title.strip())
+        if reason is not None:
+            log.warning(
+                "association.rejected",
+                calling_ae_title=caller.ae_title,
+                address=caller.address,
+                called_ae_title=request.called_ae_title.strip(),
+                result=reason[0], source=reason[1], reason=reason[2],
+            )
+        return reason
+
+    def _place(self, assoc: Any, caller: Caller, called_ae_title: str) -> tuple[int, int, int] | None:
+        if called_ae_title != self.section.ae_title:
+            return CALLED_AE_TITLE_NOT_RECOGNISED
+        if not may(self.peers, caller.ae_title, caller.address, self.required_right, caller.certificate_sha256):
+            return CALLING_AE_TITLE_NOT_RECOGNISED
+        with self._lock:
+            if (
+                self._admitted.total() >= self.section.maximum_associations
+                or self._admitted[caller.address] >= self.section.maximum_associations_per_address
+            ):
+                return LOCAL_LIMIT_EXCEEDED
+            self._admitted[caller.address] += 1
+            self._associations[assoc] = True
+        self._leave_waiting(caller.address)
+        return None
+
+    # ---- the end
+
+    def shutdown(self, grace_s: float = 0.0) -> None:
+        """Stop accepting; let associations finish for `grace_s`, then abort them."""
+        if self._thread.is_alive():
+            super(AssociationServer, self).shutdown()
+            self._thread.join()
+        self.server_close()
+        deadline = time.monotonic() + grace_s
+        while self.associations and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with self._lock:
+            remaining = list(self._associations)
+        for assoc in remaining:
+            assoc.abort()
+        if self in self.ae._servers:
+            self.ae._servers.remove(self)
+
+
+def serve(
+    ae: AE,
+    section: AeSection,
+    handlers: Sequence[tuple[Any, ...]],
+    *,
+    peers: Sequence[PeerSection],
+    tls: TlsSection | None = None,
+    required_right: Right,
+    reuse_port: bool = False,
+    association_class: type[ServedAssociation] = ServedAssociation,
+) -> Server:
+    """Return a running server for an AE whose supported contexts are set.
+
+    Parameters
+    ----------
+    handlers : sequence of (event, function) or (event, function, args)
+        As for pynetdicom.
+    required_right : str
+        Callers without it are rejected with "calling AE title not recognised".
+    reuse_port : bool
+        Share the port with other processes (SO_REUSEPORT).
+
+    Raises
+    ------
+    OSError
+        When the port cannot be bound.
+    ConfigError
+        When TLS is configured and its files cannot be used.
+    """
+    ae.ae_title = section.ae_title
+    ae.maximum_pdu_size = MAXIMUM_LENGTH
+    ae.acse_timeout = section.acse_timeout_s
+    ae.network_timeout = section.network_timeout_s
+    ae.dimse_timeout = section.network_timeout_s
+    server = Server(
+        ae,
+        section,
+        handlers,
+        peers=peers,
+        ssl_context=tls_context(tls) if tls else None,
+        required_right=required_right,
+        reuse_port=reuse_port,
+        association_class=association_class,
+    )
+    ae._servers.append(server)
+    return server
