@@ -1,0 +1,1 @@
+"""Vector indexes: caches of the Catalogue that answer nearest neighbours by cosine."""

@@ -1,0 +1,49 @@
+"""Which engines there are: a built-in name, or any importable ``package.module:Class``."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from storage.base import Int64, StorageError, VectorIndex
+from storage.index.exact import ExactIndex
+from storage.index.hnsw import HnswIndex
+
+
+class LabelledIndex(VectorIndex, Protocol):
+    """A VectorIndex that can also tell what it holds, so that a loaded one can be compared with the Catalogue."""
+
+    def labels(self) -> Int64:
+        """Return the live labels, ascending."""
+
+
+class IndexEngine(Protocol):
+    """The class of a vector index. `parameters`: m, ef_construction, ef_search, threads (all optional)."""
+
+    def __call__(self, dim: int, **parameters: int) -> LabelledIndex: ...
+
+    def load(self, folder: Path, dim: int, **parameters: int) -> LabelledIndex:
+        """Return the index that `save` wrote into a folder."""
+
+
+class UnknownEngine(StorageError):
+    """The configuration names an index engine that cannot be imported."""
+
+
+INDEXES: dict[str, IndexEngine] = {
+    "hnsw": cast(IndexEngine, HnswIndex),
+    "exact": cast(IndexEngine, ExactIndex),
+}
+
+
+def engine(name: str) -> IndexEngine:
+    """Return the engine of a configured name: a key of INDEXES, or ``module:Class``."""
+    if name in INDEXES:
+        return INDEXES[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return cast(IndexEngine, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError, ValueError) as error:
+        known = ", ".join(sorted(INDEXES))
+        raise UnknownEngine(f"index.type = {name!r} is neither {known} nor an importable module:Class") from error
