@@ -190,6 +190,15 @@ class IndexSet:
         known = self._owners.by_label.get(label)
         return None if known is None else known[1:]
 
+    def holds(self, kind: Kind, study_instance_uid: str) -> bool:
+        """Return whether a study has a vector of this kind."""
+        return (kind, study_instance_uid) in self._owners.by_study
+
+    def studies_without(self, kind: Kind, other: Kind) -> list[str]:
+        """Return the studies that have a vector of `kind` and none of `other`."""
+        by_study = self._owners.by_study
+        return [uid for held, uid in list(by_study) if held is kind and (other, uid) not in by_study]
+
     def labels_of_studies(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels that studies have in one index, ascending."""
         by_study = self._owners.by_study
@@ -227,7 +236,7 @@ class IndexSet:
             for query, exact in zip(queries, best, strict=True)
             for answer in index.search(query, k)
         )
-        return min(1.0, found / (len(queries) * min(k, len(labels))))
+        return min(1.0, int(found) / (len(queries) * min(k, len(labels))))
 
     # ------------------------------------------------------------------------------------ snapshots
 
