@@ -1,0 +1,70 @@
+"""Making images smaller by area: whole factors on stored integers first, the rest on the finished picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+def _box_sum(values: NDArray[Any], factor: int, dtype: Any) -> NDArray[Any]:
+    rows, columns = values.shape[0] // factor, values.shape[1] // factor
+    lines = values[0 : rows * factor : factor].astype(dtype)
+    for offset in range(1, factor):
+        lines += values[offset : rows * factor : factor]
+    total = lines[:, 0 : columns * factor : factor].astype(dtype)
+    for offset in range(1, factor):
+        total += lines[:, offset : columns * factor : factor]
+    return total
+
+
+def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> tuple[Float32, Bool | None]:
+    """Return the mean over squares of factor x factor, and where more than half of a square is masked.
+
+    Parameters
+    ----------
+    values : ndarray of int or float, shape (rows, columns)
+    factor : int
+        At least 1; rows and columns beyond the last whole square are dropped.
+    mask : ndarray of bool, shape (rows, columns), optional
+        What takes no part in the means.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows // factor, columns // factor), and a mask of the same shape or None
+    """
+    if factor <= 1:
+        return values.astype(np.float32), mask
+    if values.dtype.itemsize <= 2 and values.dtype.kind in "iu" and factor <= 64:
+        dtype: Any = np.int32 if values.dtype.kind == "i" else np.uint32  # 64 * 64 * 65535 fits
+    else:
+        dtype = np.float64
+    if mask is None:
+        return (_box_sum(values, factor, dtype) / np.float32(factor * factor)).astype(np.float32), None
+    total = _box_sum(np.where(mask, 0, values), factor, dtype)
+    count = _box_sum(~mask, factor, np.uint32)
+    return (total / np.maximum(count, 1)).astype(np.float32), np.asarray(2 * count < factor * factor)
+
+
+def fit(display: Float32, short_side: int, aspect: float = 1.0) -> Float32:
+    """Return a picture with square pixels whose short side is at most `short_side`.
+
+    Parameters
+    ----------
+    display : ndarray of float32, shape (rows, columns), 0..1
+    short_side : int
+    aspect : float
+        Height of a pixel over its width.
+    """
+    height, width = display.shape[0] * max(aspect, 1.0), display.shape[1] * max(1.0 / aspect, 1.0)
+    scale = min(1.0, short_side / min(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (display.shape[1], display.shape[0]):
+        return display
+    resized = Image.fromarray(np.ascontiguousarray(display)).resize(size, Image.Resampling.BOX)
+    return np.clip(np.asarray(resized, np.float32), 0, 1)
