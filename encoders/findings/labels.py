@@ -78,7 +78,7 @@ def label_csv(in_path: str | Path, out_path: str | Path) -> int:
         missing = {"study_id", "findings", "impression"} - set(reader.fieldnames or ())
         if missing:
             raise LabelInputError(
-                f"{in_path}: no column {', '.join(sorted(missing))}; the header must name study_id, findings, impression"
+                f"{in_path}: no column {', '.join(sorted(missing))}; name study_id, findings, impression in the header"
             )
         with Path(out_path).open("w", newline="", encoding="utf-8") as sink:
             return _write(reader, sink)

@@ -59,7 +59,6 @@ class Lexicon:
 
     findings: tuple[FindingPhrases, ...]
     triggers: tuple[Trigger, ...]
-    context: re.Pattern[str]
 
 
 def _read(name: str) -> Mapping[str, Any]:
@@ -110,5 +109,4 @@ def lexicon() -> Lexicon:
         for kind, sides in scopes["triggers"].items()
         for side, patterns in sides.items()
     )
-    context = _compile("|".join(scopes["context"]), fragments, "scopes.toml: context")
-    return Lexicon(tuple(findings), triggers, context)
+    return Lexicon(tuple(findings), triggers)

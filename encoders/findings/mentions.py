@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from encoders.findings.lexicon import Phrase, lexicon
-from encoders.findings.scopes import State, classify
+from encoders.findings.scopes import Place, State, Verdict, classify
 from encoders.findings.text import sentences
 
 _SIDES = re.compile(
@@ -17,7 +17,6 @@ _SIDES = re.compile(
     r"|(?P<left>left|lingula|lingular|left-sided)|(?P<right>right|right-sided|middle lobe))\b"
 )
 _CLAUSE = re.compile(r"[,:]|\b(?:and|or|but|with|versus|vs)\b")
-_ENDS = re.compile(r"(?<=[a-z0-9])\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,8 @@ class Mention:
     phrase : str
         The words that name it, as written.
     state : State
+    cue : str
+        The words that decided the state (lower case), "" where nothing but the phrase did.
     laterality : str
         ``left``, ``right``, ``bilateral``, or "" where the sentence does not tell.
     section : str
@@ -44,6 +45,7 @@ class Mention:
     finding: str
     phrase: str
     state: State
+    cue: str
     laterality: str
     section: str
     start: int
@@ -55,8 +57,15 @@ class Mention:
 @dataclass(frozen=True, slots=True)
 class _Hit:
     finding: str
-    state: State
+    verdict: Verdict
     laterality: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    phrase: Phrase
     start: int
     end: int
 
@@ -79,7 +88,16 @@ def _mentions(text: str, section: str) -> Iterator[Mention]:
         for hit in _hits(sentence.text):
             start, end = sentence.start + hit.start, sentence.start + hit.end
             yield Mention(
-                hit.finding, text[start:end], hit.state, hit.laterality, section, start, end, sentence.start, sentence.end
+                finding=hit.finding,
+                phrase=text[start:end],
+                state=hit.verdict.state,
+                cue=hit.verdict.cue,
+                laterality=hit.laterality,
+                section=section,
+                start=start,
+                end=end,
+                sentence_start=sentence.start,
+                sentence_end=sentence.end,
             )
 
 
@@ -89,11 +107,12 @@ def _hits(sentence: str) -> tuple[_Hit, ...]:
     found = list(_phrases(text))
     if not found:
         return ()
-    states = classify(text, [(phrase.kind, start, end) for phrase, start, end in found])
+    found.sort(key=lambda item: (item.start, item.end))
+    verdicts = classify(text, [Place(item.phrase.kind, item.start, item.end) for item in found])
     return tuple(
-        _Hit(phrase.finding, state, _laterality(text, start, end), start, end)
-        for (phrase, start, end), state in sorted(zip(found, states, strict=True), key=lambda item: item[0][1:])
-        if state is not State.NONE
+        _Hit(item.phrase.finding, verdict, _laterality(text, item.start, item.end), item.start, item.end)
+        for item, verdict in zip(found, verdicts, strict=True)
+        if verdict.state is not State.NONE
     )
 
 
@@ -103,28 +122,22 @@ def _lower(text: str) -> str:
     return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
-def _phrases(text: str) -> Iterator[tuple[Phrase, int, int]]:
+def _phrases(text: str) -> Iterator[_Match]:
     """Yield phrases with their spans: of overlapping ones of one finding the earlier row of the table wins."""
-    tables = lexicon()
-    context: list[tuple[int, int]] | None = None
-    for table in tables.findings:
+    for table in lexicon().findings:
         if not any(stem in text for stem in table.stems):
             continue
-        if context is None:
-            context = [match.span() for match in tables.context.finditer(text)]
-        taken = list(context)
-        if table.ignore:
-            taken += [match.span() for match in table.ignore.finditer(text)]
+        taken = [match.span() for match in table.ignore.finditer(text)] if table.ignore else []
         for phrase in table.phrases:
             for match in phrase.pattern.finditer(text):
                 start, end = match.span()
                 if all(end <= left or start >= right for left, right in taken):
                     taken.append((start, end))
-                    yield phrase, start, end
+                    yield _Match(phrase, start, end)
 
 
 def _laterality(text: str, start: int, end: int) -> str:
-    """Return the side told in the mention, else nearest before it in its clause, else after it, else before its clause."""
+    """Return the side told in the mention, else the nearest one before it in its clause, else the next after it."""
     for part, last in ((text[start:end], True), (_tail(text[:start]), True), (_head(text[end:]), False)):
         sides = list(_SIDES.finditer(part))
         if sides:

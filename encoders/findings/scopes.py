@@ -16,7 +16,19 @@ class State(Enum):
     POSITIVE = 1.0
     NEGATIVE = 0.0
     UNCERTAIN = -1.0
-    NONE = None
+    NONE = None                                      # named, but not of this examination: history, advice
+
+
+#: Which kind of trigger wins where several govern a mention ("no opacity to suggest pneumonia" is negated).
+_STATES = {
+    "elsewhere": State.NONE,
+    "negated": State.NEGATIVE,
+    "uncertain": State.UNCERTAIN,
+    "probable": State.POSITIVE,
+}
+_STOPS = {kind: ("stop",) for kind in _STATES} | {"negated": ("stop", "stop_negated"), "elsewhere": ("stop", "comma")}
+#: A negation counts for a clause with its own subject only this many characters before it: "not enlarged heart".
+_ADJACENT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +44,42 @@ class _Found:
 _NEW_STATEMENT = re.compile(
     r"(?:,|\band\b|,\s*and\b|\bwith\b)\s+(?=(?:(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
     r"|unchanged|persistent|low|increased|decreased|improved|slight(?:ly)?|tiny|trace|possible|probable|likely|scattered"
-    r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|mildly|redemonstrat\w+|this|these|it)\b"
-    r"|(?:heart|lungs?|cardiac|cardiomediastinal|mediastinum|mediastinal|bon\w+|osseous|aort\w+|trachea|pulmonary vascul\w+)\b[^,]*"
+    r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|redemonstrat\w+|this|these|it)\b"
+    r"|(?:heart|lungs?|cardiac|cardiomediastinal|mediastinum|mediastinal|bon\w+|osseous|aort\w+|trachea"
+    r"|pulmonary vascul\w+)\b[^,]*"
     r"\b(?:is|are|appears?|remains?)\b))"
 )
+_COMMA = re.compile(r",")
 _LIST_GOES_ON = re.compile(r"\b(?:or|nor)\b")
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|demonstrates?|remains?|appears?)\b|,(?!.*\b(?:or|and)\b)")
 
 
-def classify(text: str, found: Sequence[tuple[str, int, int]]) -> list[State]:
-    """Return the state of every mention of one sentence.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state of a mention and the words that decided it ("" when nothing but the phrase itself did)."""
 
-    Parameters
-    ----------
-    text : str
-        The sentence in lower case.
-    found : sequence of (kind, start, end)
-        The mentions: kind of phrase (see `lexicon.Phrase`) and place.
+    state: State
+    cue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A mention before it is judged: kind of phrase (see `lexicon.Phrase`) and place in the sentence."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def classify(text: str, places: Sequence[Place]) -> list[Verdict]:
+    """Return the verdict on every mention of one sentence, given in lower case.
 
     References
     ----------
     Chapman et al., J Biomed Inform 34 (2001) 301 (NegEx); Harkema et al., J Biomed Inform 42 (2009) 839 (ConText).
     """
     triggers = _triggers(text)
-    return [_state(text, kind, start, end, triggers) for kind, start, end in found]
+    return [_verdict(text, place, triggers) for place in places]
 
 
 def _triggers(text: str) -> list[_Found]:
@@ -70,36 +94,41 @@ def _triggers(text: str) -> list[_Found]:
         if all(candidate.end <= other.start or candidate.start >= other.end for other in kept):
             kept.append(candidate)
     for match in _NEW_STATEMENT.finditer(text):
-        rest = text[match.end() :].split(",", maxsplit=1)[0]
+        rest = text[match.end() :].partition(",")[0]
         if not _LIST_GOES_ON.search(rest):
             kept.append(_Found("stop", "both", match.start(), match.start() + 1))
+    kept += [_Found("comma", "both", match.start(), match.end()) for match in _COMMA.finditer(text)]
     return sorted(kept, key=lambda found: found.start)
 
 
-def _state(text: str, kind: str, start: int, end: int, triggers: list[_Found]) -> State:
-    if kind == "normal":
-        return State.NEGATIVE
-    governing = {found.kind for found in triggers if _governs(text, kind, found, start, end, triggers)}
-    if "negated" in governing:
-        return State.NEGATIVE
-    if "uncertain" in governing or kind == "uncertain":
-        return State.UNCERTAIN
-    return State.POSITIVE
+def _verdict(text: str, place: Place, triggers: list[_Found]) -> Verdict:
+    if place.kind == "normal":
+        return Verdict(State.NEGATIVE, text[place.start : place.end])
+    governing: dict[str, str] = {}
+    for found in triggers:
+        if _governs(text, place, found, triggers):
+            governing[found.kind] = text[found.start : found.end]
+    for kind, state in _STATES.items():
+        if kind in governing:
+            return Verdict(state, governing[kind])
+    return Verdict(State.UNCERTAIN if place.kind == "uncertain" else State.POSITIVE)
 
 
-def _governs(text: str, kind: str, found: _Found, start: int, end: int, triggers: list[_Found]) -> bool:
-    if found.kind in ("stop", "pseudo"):
+def _governs(text: str, place: Place, found: _Found, triggers: list[_Found]) -> bool:
+    if found.kind not in _STATES:
         return False
-    if kind in ("predicate", "uncertain") and start <= found.start and found.end <= end:
+    stops = _STOPS[found.kind]
+    if place.kind in ("predicate", "uncertain") and place.start <= found.start and found.end <= place.end:
         return True
-    if found.side == "before" and found.end <= start:
-        if kind == "predicate" and found.kind == "negated" and start - found.end > 12:
+    if found.side == "before" and found.end <= place.start:
+        near = place.start - found.end <= _ADJACENT
+        if place.kind == "predicate" and found.kind == "negated" and not near:
             return False
-        return not _stopped(found.end, start, triggers)
-    if found.side == "after" and found.start >= end:
-        return not _stopped(end, found.start, triggers) and not _VERB.search(text, end, found.start)
+        return not _stopped(found.end, place.start, triggers, stops)
+    if found.side == "after" and found.start >= place.end:
+        return not _stopped(place.end, found.start, triggers, stops) and not _VERB.search(text, place.end, found.start)
     return False
 
 
-def _stopped(left: int, right: int, triggers: list[_Found]) -> bool:
-    return any(found.kind == "stop" and left <= found.start < right for found in triggers)
+def _stopped(left: int, right: int, triggers: list[_Found], stops: tuple[str, ...]) -> bool:
+    return any(found.kind in stops and left <= found.start < right for found in triggers)
