@@ -22,11 +22,19 @@ class State(Enum):
 #: Which kind of trigger wins where several govern a mention ("no opacity to suggest pneumonia" is negated).
 _STATES = {
     "elsewhere": State.NONE,
+    "removed": State.NEGATIVE,
     "negated": State.NEGATIVE,
     "uncertain": State.UNCERTAIN,
     "probable": State.POSITIVE,
 }
-_STOPS = {kind: ("stop",) for kind in _STATES} | {"negated": ("stop", "stop_negated"), "elsewhere": ("stop", "comma")}
+#: What ends the reach of each kind.
+_STOPS = {
+    "elsewhere": ("stop", "statement", "comma"),
+    "removed": ("stop",),
+    "negated": ("stop", "stop_negated", "statement"),
+    "uncertain": ("stop", "statement"),
+    "probable": ("stop", "statement"),
+}
 #: A negation counts for a clause with its own subject only this many characters before it: "not enlarged heart".
 _ADJACENT = 12
 
@@ -42,7 +50,7 @@ class _Found:
 #: After a comma or "and", these words open a new statement, so that a negation before them has ended:
 #: "no pneumothorax, small left effusion". Words such as "large" or "focal" do not: they belong to negated lists.
 _NEW_STATEMENT = re.compile(
-    r"(?:,|\band\b|,\s*and\b|\bwith\b)\s+(?=(?:(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
+    r"(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
     r"|unchanged|persistent|low|increased|decreased|improved|slight(?:ly)?|tiny|trace|possible|probable|likely|scattered"
     r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|redemonstrat\w+|this|these|it)\b"
     r"|(?:heart|lungs?|cardiac|cardiomediastinal|mediastinum|mediastinal|bon\w+|osseous|aort\w+|trachea"
@@ -91,14 +99,21 @@ def _triggers(text: str) -> list[_Found]:
     candidates.sort(key=lambda found: (found.start - found.end, found.start))
     kept: list[_Found] = []
     for candidate in candidates:
-        if all(candidate.end <= other.start or candidate.start >= other.end for other in kept):
+        if all(_apart(candidate, other) for other in kept):
             kept.append(candidate)
     for match in _NEW_STATEMENT.finditer(text):
         rest = text[match.end() :].partition(",")[0]
         if not _LIST_GOES_ON.search(rest):
-            kept.append(_Found("stop", "both", match.start(), match.start() + 1))
+            kept.append(_Found("statement", "both", match.start(), match.start() + 1))
     kept += [_Found("comma", "both", match.start(), match.end()) for match in _COMMA.finditer(text)]
     return sorted(kept, key=lambda found: found.start)
+
+
+def _apart(one: _Found, other: _Found) -> bool:
+    """Return whether two triggers can both stand: apart, or the same words looking to both sides."""
+    if (one.kind, one.start, one.end) == (other.kind, other.start, other.end):
+        return one.side != other.side
+    return one.end <= other.start or one.start >= other.end
 
 
 def _verdict(text: str, place: Place, triggers: list[_Found]) -> Verdict:
