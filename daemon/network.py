@@ -192,7 +192,7 @@ class Server(AssociationServer):  # type: ignore[misc]
         ssl_context: ssl.SSLContext | None,
         required_right: Right,
         reuse_port: bool,
-        association_class: type[ServedAssociation],
+        association_class: Callable[[AE, str], ServedAssociation],
     ) -> None:
         self.section, self.peers, self.required_right = section, tuple(peers), required_right
         self.association_class, self._reuse_port = association_class, reuse_port
@@ -358,7 +358,7 @@ def serve(
     tls: TlsSection | None = None,
     required_right: Right,
     reuse_port: bool = False,
-    association_class: type[ServedAssociation] = ServedAssociation,
+    association_class: Callable[[AE, str], ServedAssociation] = ServedAssociation,
 ) -> Server:
     """Return a running server for an AE whose supported contexts are set.
 

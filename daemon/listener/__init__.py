@@ -1,0 +1,79 @@
+"""The listener: C-STORE to the spool, nothing decoded.
+
+::
+
+    receive   fragments of a C-STORE from the socket's buffer to a file, in the thread that reads the socket
+    intake    the file: meta header, hash, watermark, hand-over to the spool
+    command   the command sets of C-STORE
+    status    exception -> DIMSE status
+    contexts  what is negotiated, from the readers' table
+    commitment  N-ACTION -> N-EVENT-REPORT
+
+No torch and no codec is imported here, or by anything that is (a test holds this).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from pynetdicom import AE
+
+from daemon.config import Config
+from daemon.listener.contexts import add_contexts
+from daemon.listener.intake import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Intake
+from daemon.listener.receive import ReceivingAssociation
+from daemon.network import serve
+from storage.spool import Spool
+
+#: How long associations may go on after the order to stop.
+GRACE_S = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+def run(config: Config, stop: threading.Event, ready: Callable[[], None]) -> None:
+    """Receive until `stop` is set; then accept no more, let associations finish for GRACE_S, and return.
+
+    Several processes may run this on one port when ``ingest.processes`` is above 1.
+
+    Parameters
+    ----------
+    ready : callable
+        Called once the port is bound.
+
+    Raises
+    ------
+    OSError
+        When the port cannot be bound.
+    SpoolUnavailable
+        When the spool cannot be opened.
+    """
+    spool = Spool(config.storage.directory / "spool")
+    try:
+        spool.sweep()
+        intake = Intake(config.storage, spool)
+        ae = AE()
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        add_contexts(ae, storage_commitment=False)
+        server = serve(
+            ae,
+            config.ingest,
+            [],
+            peers=config.peers,
+            tls=config.tls,
+            required_right="store",
+            reuse_port=config.ingest.processes > 1,
+            association_class=lambda ae, mode: ReceivingAssociation(ae, mode, intake),
+        )
+        try:
+            log.info("listener.started", ae_title=config.ingest.ae_title, host=config.ingest.host, port=server.port)
+            ready()
+            stop.wait()
+        finally:
+            server.shutdown(grace_s=GRACE_S)
+            log.info("listener.stopped")
+    finally:
+        spool.close()

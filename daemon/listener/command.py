@@ -1,0 +1,94 @@
+"""The two command sets of C-STORE (PS3.7 9.3.1), read and written without building pydicom data sets."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_ELEMENT = struct.Struct("<HHL")
+_US = struct.Struct("<H")
+_AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0100, 0x0110
+_MESSAGE_ID_RESPONDED_TO, _DATA_SET_TYPE, _STATUS, _ERROR_COMMENT = 0x0120, 0x0800, 0x0900, 0x0902
+_AFFECTED_SOP_INSTANCE_UID = 0x1000
+_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """A C-STORE-RQ; the UIDs as they came, without padding."""
+
+    message_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    has_data_set: bool
+
+
+def elements_of(command_set: bytes) -> dict[int, bytes]:
+    """Return element number -> value of an encoded command set (group 0000, implicit VR little endian, PS3.7 6.3.1).
+
+    Raises
+    ------
+    ValueError
+        If it is cut short.
+    """
+    elements, position = {}, 0
+    while position < len(command_set):
+        if len(command_set) - position < _ELEMENT.size:
+            raise ValueError("command set ends inside an element")
+        _, element, length = _ELEMENT.unpack_from(command_set, position)
+        position += _ELEMENT.size
+        if length > len(command_set) - position:
+            raise ValueError("command element longer than its command set")
+        elements[element] = command_set[position : position + length]
+        position += length
+    return elements
+
+
+def _number(elements: Mapping[int, bytes], element: int, default: int) -> int:
+    value = elements.get(element, b"")
+    return int(_US.unpack(value[:2])[0]) if len(value) >= 2 else default
+
+
+def uid_text(value: bytes) -> str:
+    """Return a UID without its padding; bytes that no UID has come out as escapes, so that none is lost or harmful."""
+    return value.decode("ascii", "backslashreplace").strip(" \0")
+
+
+def store_request(command_set: bytes) -> StoreRequest | None:
+    """Return the C-STORE-RQ in an encoded command set, or None when it is another message.
+
+    Raises
+    ------
+    ValueError
+        If it is cut short.
+    """
+    elements = elements_of(command_set)
+    if _number(elements, _COMMAND_FIELD, 0) != _C_STORE_RQ:
+        return None
+    return StoreRequest(
+        message_id=_number(elements, _MESSAGE_ID, 0),
+        sop_class_uid=uid_text(elements.get(_AFFECTED_SOP_CLASS_UID, b"")),
+        sop_instance_uid=uid_text(elements.get(_AFFECTED_SOP_INSTANCE_UID, b"")),
+        has_data_set=_number(elements, _DATA_SET_TYPE, _NO_DATA_SET) != _NO_DATA_SET,
+    )
+
+
+def _element(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    value += padding * (len(value) % 2)
+    return _ELEMENT.pack(0, number, len(value)) + value
+
+
+def store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
+    """Return the encoded command set of a C-STORE-RSP; `comment` is cut to the 64 characters of (0000,0902)."""
+    body = (
+        _element(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid.encode("ascii"))
+        + _element(_COMMAND_FIELD, _US.pack(_C_STORE_RSP))
+        + _element(_MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id))
+        + _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET))
+        + _element(_STATUS, _US.pack(status))
+    )
+    if comment:
+        body += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
+    body += _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid.encode("ascii"))
+    return _element(0x0000, struct.pack("<L", len(body))) + body

@@ -1,0 +1,151 @@
+"""One object from its first byte to the spool: a PS3.10 file with the data set exactly as received."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import threading
+import time
+from pathlib import Path
+
+from daemon.config import StorageSection
+from daemon.listener.command import StoreRequest
+from daemon.listener.status import NoDataSet, NoSopInstance, NoSuchSopClass, OutOfResources
+from encoders.readers import READERS
+from storage.spool import Accepted, Spool
+
+#: Our own root (made from a random UUID, PS3.5 B.2), and the name of this software.
+IMPLEMENTATION_CLASS_UID = "2.25.299912351124446414177075146931527732082"
+IMPLEMENTATION_VERSION_NAME = "CXRFIND_01"
+_MAXIMUM_UID_LENGTH = 256
+_DEPTH_INTERVAL_S = 1.0
+
+
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> bytes:
+    """Return preamble, prefix and file meta information (PS3.10 7.1)."""
+
+    def element(number: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
+        value += padding * (len(value) % 2)
+        if vr == b"OB":
+            return struct.pack("<HH2sHL", 2, number, vr, 0, len(value)) + value
+        return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+    body = (
+        element(0x0001, b"OB", b"\0\1", b"\0")
+        + element(0x0002, b"UI", sop_class_uid.encode("ascii"), b"\0")
+        + element(0x0003, b"UI", sop_instance_uid.encode("ascii"), b"\0")
+        + element(0x0010, b"UI", transfer_syntax_uid.encode("ascii"), b"\0")
+        + element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode(), b"\0")
+        + element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" ")
+        + element(0x0016, b"AE", calling_ae_title.encode("ascii", "replace"), b" ")
+    )
+    return b"\0" * 128 + b"DICM" + element(0x0000, b"UL", struct.pack("<L", len(body)), b"") + body
+
+
+class Watermark:
+    """Whether there is room for more: free disk, share of disk used, objects waiting (asked for each object)."""
+
+    def __init__(self, section: StorageSection, spool: Spool) -> None:
+        self._section, self._spool = section, spool
+        self._lock = threading.Lock()
+        self._depth, self._depth_at = 0, float("-inf")
+
+    def check(self) -> None:
+        """Raise OutOfResources when a limit is passed."""
+        disk = os.statvfs(self._spool.directory)
+        free = disk.f_bavail * disk.f_frsize
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        if free < self._section.min_free_bytes:
+            raise OutOfResources("disk nearly full: free bytes below the limit; try later")
+        if used > (used + free) * self._section.max_used_percent / 100:
+            raise OutOfResources("disk nearly full: used share above the limit; try later")
+        with self._lock:
+            if time.monotonic() - self._depth_at > _DEPTH_INTERVAL_S:
+                self._depth, self._depth_at = self._spool.depth(), time.monotonic()
+            else:
+                self._depth += 1                    # no more than these came since
+            depth = self._depth
+        if depth >= self._section.max_spool_depth:
+            raise OutOfResources("too many objects waiting to be read; try later")
+
+
+class Intake:
+    """What every association of the listener shares."""
+
+    def __init__(self, section: StorageSection, spool: Spool) -> None:
+        self.spool = spool
+        self.watermark = Watermark(section, spool)
+
+    def begin(
+        self, request: StoreRequest, abstract_syntax: str, transfer_syntax_uid: str, calling_ae_title: str
+    ) -> IncomingObject:
+        """Return the file that the data set of a C-STORE goes to.
+
+        Raises
+        ------
+        Refused, OSError
+            When it cannot be taken, before any of it was written.
+        """
+        if not request.has_data_set:
+            raise NoDataSet("C-STORE without data set")
+        sop_class_uid = request.sop_class_uid or abstract_syntax
+        if sop_class_uid != abstract_syntax and sop_class_uid not in READERS:
+            raise NoSuchSopClass("SOP class of the command is not one of ours")
+        if not request.sop_instance_uid or len(request.sop_instance_uid) > _MAXIMUM_UID_LENGTH:
+            raise NoSopInstance("no usable Affected SOP Instance UID")
+        self.watermark.check()
+        return IncomingObject(
+            self.spool, sop_class_uid, request.sop_instance_uid, transfer_syntax_uid, calling_ae_title
+        )
+
+
+class IncomingObject:
+    """A file being received; `write` it, then `accept` or `discard` it."""
+
+    def __init__(
+        self, spool: Spool, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae_title: str
+    ) -> None:
+        self._spool = spool
+        self._sop_class_uid, self._sop_instance_uid = sop_class_uid, sop_instance_uid
+        self._transfer_syntax_uid, self._calling_ae_title = transfer_syntax_uid, calling_ae_title
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+        self._path: Path = spool.new_file()
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._write(memoryview(file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)))
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def write(self, fragment: memoryview) -> None:
+        """Append a fragment of the data set."""
+        self._write(fragment)
+        self._sha256.update(fragment)
+        self.size_bytes += len(fragment)
+
+    def accept(self) -> Accepted:
+        """Hand the complete file to the spool; on return it is safe on disk."""
+        os.close(self._descriptor)
+        self._descriptor = -1
+        return self._spool.accept(
+            self._path,
+            sop_class_uid=self._sop_class_uid,
+            sop_instance_uid=self._sop_instance_uid,
+            transfer_syntax_uid=self._transfer_syntax_uid,
+            calling_ae_title=self._calling_ae_title,
+            sha256=self._sha256.hexdigest(),
+            size_bytes=self.size_bytes,
+        )
+
+    def discard(self) -> None:
+        """Remove the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._path.unlink(missing_ok=True)
