@@ -31,29 +31,29 @@ class NoDataSet(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; `comment` replaces the exception's own words where those could tell too much."""
+class StoreStatusRow:
+    """One row: which exception, which status, where the standard says so, and what it means to a reader."""
 
-    exception: type[Exception]
+    error: type[Exception]
     status: int
     section: str
-    comment: str | None = None
+    meaning: str
 
 
-#: The first row whose exception fits counts.
-STORE_STATUS: tuple[Row, ...] = (
-    Row(OutOfResources, 0xA700, "PS3.4 Table B.2-1 Refused: Out of Resources"),
-    Row(NoSuchSopClass, 0x0122, "PS3.7 C.4.2 SOP class not supported"),
-    Row(NoSopInstance, 0x0117, "PS3.7 C.5.12 Invalid object instance"),
-    Row(NoDataSet, 0xC000, "PS3.4 Table B.2-1 Error: Cannot Understand"),
-    Row(OSError, 0xA700, "PS3.4 Table B.2-1 Refused: Out of Resources", "cannot write to disk"),
-    Row(StorageError, 0xA700, "PS3.4 Table B.2-1 Refused: Out of Resources", "cannot write the journal"),
-    Row(sqlite3.Error, 0xA700, "PS3.4 Table B.2-1 Refused: Out of Resources", "cannot read the journal"),
-    Row(Exception, 0x0110, "PS3.7 C.5.18 Processing failure", "unexpected error, see the log"),
+#: The first row whose exception fits counts; the conformance statement prints this table.
+STORE_STATUSES: tuple[StoreStatusRow, ...] = (
+    StoreStatusRow(OutOfResources, 0xA700, "PS3.4 Table B.2-1", "out of resources: disk or queue limit reached"),
+    StoreStatusRow(NoSuchSopClass, 0x0122, "PS3.7 C.4.2", "SOP class not supported"),
+    StoreStatusRow(NoSopInstance, 0x0117, "PS3.7 C.5.12", "no usable Affected SOP Instance UID"),
+    StoreStatusRow(NoDataSet, 0xC000, "PS3.4 Table B.2-1", "cannot understand: C-STORE without data set"),
+    StoreStatusRow(OSError, 0xA700, "PS3.4 Table B.2-1", "out of resources: cannot write to disk"),
+    StoreStatusRow(StorageError, 0xA700, "PS3.4 Table B.2-1", "out of resources: cannot write the journal"),
+    StoreStatusRow(sqlite3.Error, 0xA700, "PS3.4 Table B.2-1", "out of resources: cannot read the journal"),
+    StoreStatusRow(Exception, 0x0110, "PS3.7 C.5.18", "processing failure, see the log of cxrfind"),
 )
 
 
 def store_status(error: Exception) -> tuple[int, str]:
     """Return the status and error comment (0000,0902) that answer an object which was not taken."""
-    row = next(row for row in STORE_STATUS if isinstance(error, row.exception))
-    return row.status, (row.comment or str(error))[:64]
+    row = next(row for row in STORE_STATUSES if isinstance(error, row.error))
+    return row.status, (str(error) if isinstance(error, Refused) else row.meaning)[:64]
