@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,25 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from encoders.base import FINDING_NAMES, Encoder, EncodersError, Float32, Radiograph, ReportText, UnreadableInstance
+from encoders.base import FINDING_NAMES, Encoder, Float32, Radiograph, ReportText, UnreadableInstance
 from encoders.readers import read_instance
-
-COLUMNS = ("study_id", "image_path", "findings", "impression")
+from encoders.training.manifest import Sample
 
 Progress = Callable[[int, int], None]
-
-
-class ManifestError(EncodersError):
-    """The manifest cannot be used; the message says which column or line, and what is expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRow:
-    """One line of a manifest; `image` is None and `report` is empty where that part is absent."""
-
-    study_id: str
-    image: Path | None
-    report: ReportText
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +24,6 @@ class EncodedManifest:
 
     arrays: dict[str, np.ndarray]
     faults: tuple[str, ...]
-
-
-def read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the rows of a CSV with the columns study_id, image_path, findings, impression.
-
-    Raises
-    ------
-    ManifestError
-        If the file cannot be read or a column is missing.
-    """
-    csv.field_size_limit(16 * 1024 * 1024)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
-            if missing:
-                raise ManifestError(
-                    f"{path}: no column {', '.join(missing)}; a manifest has the columns {', '.join(COLUMNS)}"
-                )
-            return [
-                ManifestRow(
-                    study_id=row["study_id"] or "",
-                    image=path.parent / row["image_path"].strip() if (row["image_path"] or "").strip() else None,
-                    report=ReportText((row["findings"] or "").strip(), (row["impression"] or "").strip()),
-                )
-                for row in table
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read as UTF-8 CSV: {error}") from error
 
 
 def read_image(path: Path, short_side: int) -> Float32:
@@ -101,7 +57,7 @@ def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def encode_manifest(
-    rows: Sequence[ManifestRow], encoder: Encoder, batch_size: int = 32, progress: Progress | None = None
+    rows: Sequence[Sample], encoder: Encoder, batch_size: int = 32, progress: Progress | None = None
 ) -> EncodedManifest:
     """Encode every row's image and report.
 
@@ -120,7 +76,7 @@ def encode_manifest(
     faults: list[str] = []
 
     def load(row: int) -> Float32 | str:
-        path = rows[row].image
+        path = rows[row].image_path
         assert path is not None
         try:
             return read_image(path, encoder.image_size)
@@ -129,9 +85,9 @@ def encode_manifest(
 
     texts: dict[ReportText, list[int]] = {}
     for number, row in enumerate(rows):
-        if row.report != ReportText():
-            texts.setdefault(row.report, []).append(number)
-    with_image = [number for number, row in enumerate(rows) if row.image is not None]
+        if row.has_report:
+            texts.setdefault(ReportText(row.findings.strip(), row.impression.strip()), []).append(number)
+    with_image = [number for number, row in enumerate(rows) if row.image_path is not None]
     total, done = len(with_image) + len(texts), 0
     with ThreadPoolExecutor(max_workers=2) as pool:
         batches = list(_batches(with_image, batch_size))

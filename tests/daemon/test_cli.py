@@ -1,0 +1,84 @@
+"""The command line: every command documented, faults said in one sentence, help without torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from daemon.cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def cxrfind(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "daemon", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself_and_its_options(name):
+    command = cli.commands[name]
+    assert command.help
+    assert [option.name for option in command.params if not getattr(option, "help", True)] == []
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_stands_in_the_readme(name):
+    assert f"cxrfind {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_command_of_the_readme_exists():
+    named = re.findall(r"^(?:\$ )?cxrfind ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert named
+    assert set(named) <= set(cli.commands)
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from daemon.cli import cli; assert not {'torch', 'pynetdicom', 'hnswlib'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_init_writes_a_configuration_that_can_be_loaded_and_never_overwrites_one(tmp_path):
+    runner = CliRunner()
+    path = tmp_path / "cxrfind.toml"
+    assert runner.invoke(cli, ["init", str(path)]).exit_code == 0
+    path.write_text("# mine\n", encoding="utf-8")
+    again = runner.invoke(cli, ["init", str(path)])
+    assert again.exit_code == 1
+    assert "there already" in again.output
+    assert path.read_text(encoding="utf-8") == "# mine\n"
+
+
+def test_a_fault_in_the_configuration_is_one_sentence_without_traceback(tmp_path):
+    path = tmp_path / "cxrfind.toml"
+    path.write_text("[ingest]\nport = 'x'\n", encoding="utf-8")
+    done = cxrfind("check-config", "--config", str(path))
+    assert done.returncode == 2
+    assert "line 2, key ingest.port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_config_names_a_port_that_is_taken(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        path = tmp_path / "cxrfind.toml"
+        path.write_text(f"[ingest]\nport = {taken.getsockname()[1]}\n[similar]\nport = 0\n", encoding="utf-8")
+        done = cxrfind("check-config", "--config", str(path))
+    assert done.returncode == 1
+    assert "ingest.port" in done.stderr
+
+
+@pytest.mark.parametrize("peer", ["CXRFIND", "CXRFIND@host", "@127.0.0.1:11112", "CXRFIND@127.0.0.1:0"])
+def test_a_peer_that_is_not_ae_at_host_port_is_refused_with_an_example(tmp_path, peer):
+    answer = CliRunner().invoke(cli, ["send", str(tmp_path), "--to", peer])
+    assert answer.exit_code == 2
+    assert "CXRFIND@127.0.0.1:11112" in answer.output

@@ -1,0 +1,204 @@
+"""Each data set on a miniature with the true layout of its files and columns."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from encoders.base import FINDING_NAMES
+from encoders.datasets import DATASETS, DatasetError, Example, split_by_patient, write_manifest
+from encoders.training.manifest import read_manifest
+
+
+def table(path: Path, header: list[str], *rows: list[object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def mimic(root: Path) -> None:
+    table(root / "mimic-cxr-2.0.0-split.csv.gz", ["dicom_id", "study_id", "subject_id", "split"],
+          ["aa-1", "50000001", "10000032", "train"], ["aa-2", "50000001", "10000032", "train"],
+          ["bb-1", "50000002", "10000980", "validate"], ["cc-1", "50000003", "11000011", "test"])
+    table(root / "mimic-cxr-2.0.0-metadata.csv.gz",
+          ["dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows"],
+          ["aa-1", "10000032", "50000001", "CHEST (PA AND LAT)", "PA", 3056],
+          ["aa-2", "10000032", "50000001", "CHEST (PA AND LAT)", "LATERAL", 3056],
+          ["bb-1", "10000980", "50000002", "CHEST (PORTABLE AP)", "", 2544],
+          ["cc-1", "11000011", "50000003", "CHEST (PORTABLE AP)", "AP", 2544])
+    table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ["subject_id", "study_id", *sorted(FINDING_NAMES)],
+          ["10000032", "50000001", *["1.0" if n == "Edema" else "-1.0" if n == "Pneumonia" else "0.0"
+                                     if n == "Fracture" else "" for n in sorted(FINDING_NAMES)]])
+    report = touch(root / "files/p10/p10000032/s50000001.txt")
+    report.write_text(" FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n\n INDICATION:  ___ year old with dyspnea\n\n"
+                      " FINDINGS: \n \n Mild pulmonary edema. No fracture.\n\n IMPRESSION: \n \n Mild edema.\n")
+
+
+def test_mimic_cxr_jpg_gives_official_splits_labels_views_and_report_sections(tmp_path):
+    mimic(tmp_path)
+    rows = list(DATASETS["mimic-cxr-jpg"](tmp_path))
+    assert [row.split for row in rows] == ["train", "train", "val", "test"]
+    assert [row.view for row in rows] == ["frontal", "lateral", "unknown", "frontal"]
+    first = rows[0]
+    assert first.image == tmp_path / "files/p10/p10000032/s50000001/aa-1.jpg"
+    assert (first.study_id, first.patient_id) == ("s50000001", "p10000032")
+    assert first.labels == {"Edema": 1.0, "Pneumonia": -1.0, "Fracture": 0.0}
+    assert first.findings == "Mild pulmonary edema. No fracture."
+    assert first.impression == "Mild edema."
+    assert "dyspnea" in first.indication
+    assert rows[2].labels is None
+
+
+def test_mimic_cxr_in_dicom_names_dcm_files(tmp_path):
+    mimic(tmp_path)
+    assert next(DATASETS["mimic-cxr"](tmp_path)).image == tmp_path / "files/p10/p10000032/s50000001/aa-1.dcm"
+
+
+def test_chexpert_reads_patients_views_and_uncertain_labels(tmp_path):
+    header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDING_NAMES]
+    values = ["-1.0" if name == "Pneumonia" else "1.0" if name == "Edema" else "" for name in FINDING_NAMES]
+    table(tmp_path / "train.csv", header,
+          ["CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg", "Female", 68, "Frontal", "AP", *values],
+          ["CheXpert-v1.0-small/train/patient00001/study1/view2_lateral.jpg", "Female", 68, "Lateral", "", *values])
+    table(tmp_path / "valid.csv", header,
+          ["CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg", "Male", 73, "Frontal", "AP", *values])
+    rows = list(DATASETS["chexpert"](tmp_path))
+    assert [row.split for row in rows] == ["", "", "test"]
+    assert rows[0].image == tmp_path / "train/patient00001/study1/view1_frontal.jpg"
+    assert [row.view for row in rows] == ["frontal", "lateral", "frontal"]
+    assert (rows[0].sex, rows[0].age, rows[0].patient_id) == ("F", "68", "patient00001")
+    assert rows[0].labels == {"Pneumonia": -1.0, "Edema": 1.0}
+
+
+def test_nih_maps_its_labels_keeps_its_test_list_and_leaves_out_images_that_are_not_there(tmp_path):
+    table(tmp_path / "Data_Entry_2017.csv",
+          ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
+           "View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]", ""],
+          ["00000001_000.png", "Cardiomegaly|Effusion", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""],
+          ["00000002_000.png", "No Finding", 0, 2, "81", "F", "AP", 2500, 2048, 0.171, 0.171, ""],
+          ["00000003_000.png", "Hernia", 0, 3, "81", "F", "PA", 2582, 2991, 0.143, 0.143, ""])
+    (tmp_path / "test_list.txt").write_text("00000002_000.png\n")
+    touch(tmp_path / "images_001/images/00000001_000.png")
+    touch(tmp_path / "images_002/images/00000002_000.png")
+    rows = list(DATASETS["nih-chestxray14"](tmp_path))
+    assert [row.labels for row in rows] == [{"Cardiomegaly": 1.0, "Pleural Effusion": 1.0}, {"No Finding": 1.0}]
+    assert [(row.split, row.age, row.patient_id) for row in rows] == [("", "58", "1"), ("test", "81", "2")]
+
+
+def test_padchest_reads_python_lists_of_labels_projection_and_spanish_report(tmp_path):
+    table(tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
+          ["", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
+           "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "ReportID", "Report", "MethodLabel",
+           "Labels", "Localizations"],
+          [0, "1_a.png", "0", "20140915", "s1", "p1", "1930", "M", "POSTEROANTERIOR", "PA", "Manual review of DICOM "
+           "fields", "", "4765777", "sin hallazg patolog edad pacient .", "Physician", "['normal']", "[]"],
+          [1, "2_b.png", "0", "20140915", "s2", "p2", "1940", "F", "LATERAL", "L", "", "", "1", "derram pleural .",
+           "RNN_model", "['pleural effusion', 'costophrenic angle blunting', '']", "['loc left']"],
+          [2, "3_c.png", "0", "20140915", "s3", "p3", "", "O", "", "COSTAL", "", "", "1", "", "RNN_model", "nan", ""])
+    image = touch(tmp_path / "0" / "1_a.png")
+    rows = list(DATASETS["padchest"](tmp_path))
+    assert rows[0].image == image
+    assert [row.view for row in rows] == ["frontal", "lateral", "unknown"]
+    assert [row.labels for row in rows] == [{"No Finding": 1.0}, {"Pleural Effusion": 1.0}, None]
+    assert [row.age for row in rows] == ["84", "74", ""]
+
+
+def test_vindr_takes_what_two_of_three_readers_saw_and_the_consensus_in_test(tmp_path):
+    header = ["image_id", "rad_id", "Cardiomegaly", "Nodule/Mass", "Pleural effusion", "No finding"]
+    table(tmp_path / "annotations/image_labels_train.csv", header,
+          ["x1", "R1", 1, 0, 1, 0], ["x1", "R2", 1, 0, 0, 0], ["x1", "R3", 0, 1, 0, 0],
+          ["x2", "R1", 0, 0, 0, 1], ["x2", "R2", 0, 0, 0, 1], ["x2", "R3", 0, 0, 0, 1])
+    table(tmp_path / "annotations/image_labels_test.csv", [header[0], *header[2:]], ["y1", 0, 1, 0, 0])
+    touch(tmp_path / "train/x1.dicom")
+    rows = {row.study_id: row for row in DATASETS["vindr-cxr"](tmp_path)}
+    assert rows["x1"].labels == {"Cardiomegaly": 1.0}
+    assert rows["x2"].labels == {"No Finding": 1.0}
+    assert rows["y1"].labels == {"Lung Lesion": 1.0}
+    assert rows["y1"].split == "test"
+    assert rows["x1"].image == tmp_path / "train/x1.dicom"
+
+
+IU_REPORT = """<?xml version="1.0" encoding="utf-8"?>
+<eCitation><uId id="CXR7"/><MedlineCitation><Article><Abstract>
+<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="INDICATION">Chest pain</AbstractText>
+<AbstractText Label="FINDINGS">Heart is enlarged.</AbstractText>
+<AbstractText Label="IMPRESSION">Cardiomegaly.</AbstractText></Abstract></Article></MedlineCitation>
+<MeSH><major>Cardiomegaly/mild</major><major>Mediastinum/prominent</major><major>Thickening/pleura/left</major></MeSH>
+<parentImage id="CXR7_IM-1-1001"/><parentImage id="CXR7_IM-1-2001"/></eCitation>"""
+
+
+def test_iu_xray_gives_the_images_of_a_report_with_its_mesh_codes(tmp_path):
+    (tmp_path / "ecgen-radiology").mkdir()
+    (tmp_path / "ecgen-radiology/7.xml").write_text(IU_REPORT)
+    touch(tmp_path / "NLMCXR_png/CXR7_IM-1-1001.png")
+    touch(tmp_path / "NLMCXR_dcm/7/CXR7_IM-1-2001.dcm")
+    rows = list(DATASETS["iu-xray"](tmp_path))
+    assert [row.image.name for row in rows if row.image] == ["CXR7_IM-1-1001.png", "CXR7_IM-1-2001.dcm"]
+    assert rows[0].labels == {"Cardiomegaly": 1.0, "Enlarged Cardiomediastinum": 1.0, "Pleural Other": 1.0}
+    assert (rows[0].findings, rows[0].impression) == ("Heart is enlarged.", "Cardiomegaly.")
+
+
+def test_iu_xray_keeps_a_report_without_image(tmp_path):
+    (tmp_path / "ecgen-radiology").mkdir()
+    (tmp_path / "ecgen-radiology/7.xml").write_text(IU_REPORT)
+    assert [row.image for row in DATASETS["iu-xray"](tmp_path)] == [None]
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_an_empty_folder_is_refused_with_what_is_missing(tmp_path, name):
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        list(DATASETS[name](tmp_path))
+
+
+def example(study: str, patient: str, findings: str = "", split: str = "") -> Example:
+    return Example("made", study, patient, None, findings=findings, split=split)
+
+
+def test_the_split_never_parts_a_patient_nor_an_identical_report():
+    rows = [example(f"s{n}", f"p{n // 2}", findings=f"Text {n % 40}." if n % 3 else "") for n in range(400)]
+    done = list(split_by_patient(rows, seed=3, validation=0.2, test=0.2))
+    for key in (lambda row: row.patient_id, lambda row: row.findings or row.study_id):
+        splits: dict[str, set[str]] = {}
+        for row in done:
+            splits.setdefault(key(row), set()).add(row.split)
+        assert max(map(len, splits.values())) == 1
+    assert list(split_by_patient(rows, seed=3, validation=0.2, test=0.2)) == done
+
+
+def test_the_split_has_about_the_shares_asked_for_and_keeps_a_split_that_was_given():
+    rows = [example(f"s{n}", f"p{n}") for n in range(4000)] + [example("own", "own", split="test")]
+    done = list(split_by_patient(rows, validation=0.1, test=0.2))
+    shares = [sum(row.split == name for row in done) / len(done) for name in ("train", "val", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
+    assert done[-1].split == "test"
+
+
+def test_a_manifest_read_back_holds_what_was_written(tmp_path):
+    image = touch(tmp_path / "images/a.png")
+    rows = [
+        Example("nih-chestxray14", "s1", "p1", image, "frontal", "No \"effusion\",\nclear.", "", "", {"Edema": 1.0},
+                ("Edema",), "train", "F", "50", "free"),
+        Example("made", "s2", "p2", None, labels=None),
+        Example("made", "s3", "p3", None, labels={"Pneumonia": -1.0}),
+    ]
+    path = tmp_path / "manifest.csv"
+    assert write_manifest(rows, path) == 3
+    first, second, third = read_manifest(path)
+    assert first.image_path == image
+    assert first.findings == "No \"effusion\",\nclear."
+    assert first.labels[FINDING_NAMES.index("Edema")] == 1.0
+    assert second.image_path is None
+    assert all(value != value for value in second.labels)
+    assert third.labels[FINDING_NAMES.index("Pneumonia")] == 0.0
