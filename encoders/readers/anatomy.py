@@ -37,6 +37,10 @@ _OTHER = """
     polso gomito* spalla* piede* caviglia* ginocchio* anca bacino* addome*
     backen* hoft* axel* 手* 足* 膝* 腹* 骨盤* 头* 頭*
 """
+_MODALITY = """
+    ct cta cat mr mri mra mrt us pet spect nm tdm irm tac tc rm rmn ultraso* sono* echo* ecogra* angio* mammo* szinti*
+    scinti* fluoroscop* dexa densito* endosc* tomogra* magnet* biopsy
+"""
 _FRONTAL = "pa ap frontal* front face frente posteroanterior anteroposterior dorsoventral ventrodorsal pada anteropost*"
 _LATERAL = "lat lateral* ll rl seitlich* profil* perfil* zijdelings latero* laterolateral sagittal"
 _QUALITY = """
@@ -52,7 +56,7 @@ def _compile(words: str) -> re.Pattern[str]:
 
 _PATTERNS = {name: _compile(words) for name, words in (
     ("chest", _CHEST), ("spine", _SPINE), ("other", _OTHER), ("frontal", _FRONTAL), ("lateral", _LATERAL),
-    ("quality", _QUALITY), ("animal", _ANIMAL),
+    ("quality", _QUALITY), ("animal", _ANIMAL), ("modality", _MODALITY),
 )}
 
 
@@ -103,3 +107,8 @@ def is_quality_control(text: str) -> bool:
 def is_animal(text: str) -> bool:
     """Return whether words name an animal, or those who treat animals."""
     return _PATTERNS["animal"].search(text) is not None
+
+
+def names_other_modality(text: str) -> bool:
+    """Return whether words name an examination that is no projection radiograph."""
+    return _PATTERNS["modality"].search(text) is not None

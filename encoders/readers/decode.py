@@ -7,6 +7,7 @@ reduced resolutions: DCT scaling for JPEG, fewer wavelet levels for JPEG 2000 an
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -287,7 +288,8 @@ def decode(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
     uid = transfer_syntax_of(dataset)
     decoder = DECODERS.get(uid)
     if decoder is None:
-        raise UnreadableInstance(f"transfer syntax {uid} is not supported")
+        shown = uid if re.fullmatch(r"[0-9.]{1,64}", uid) else "(malformed)"
+        raise UnreadableInstance(f"transfer syntax {shown} is not supported")
     try:
         values = decoder(dataset, layout, short_side)
     except UnreadableInstance:

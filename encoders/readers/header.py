@@ -144,6 +144,18 @@ def _strings(element: Any, vr: str, encodings: Sequence[str]) -> list[str]:
     return [_clean(part) for part in parts]
 
 
+def text_of(dataset: Dataset, keyword: str, encodings: Sequence[str] = ()) -> str:
+    """Return the whole text of an attribute, lines kept, "" if it is absent or beyond reading."""
+    tag = int(tag_for_keyword(keyword) or 0)
+    if tag not in dataset:
+        return ""
+    value = dataset.get_item(tag).value
+    if isinstance(value, bytes):
+        delimiters = frozenset({0x0D, 0x0A, 0x09, 0x0C})
+        return decode_text(value, encodings, delimiters).strip()
+    return "" if value is None else str(value).strip()
+
+
 def _json(dataset: Dataset, tag: int, vr: str, encodings: Sequence[str], depth: int) -> dict[str, Any] | None:
     element: Any = dataset.get_item(tag)
     values: list[Any]
