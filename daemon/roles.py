@@ -1,0 +1,202 @@
+"""How a role's process starts, shows that it lives, and ends: logging, signals, heartbeat file, exit status.
+
+A heartbeat is ``<storage.directory>/run/<role>-<index>.json``, renewed each second: ``pid``, ``at`` (Unix time),
+``ready``, and what the role adds. The supervisor, ``cxrfind status`` and the watchdog read nothing else of a role.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from daemon import logs
+from daemon.config import Config, ConfigError
+from daemon.reading import ReaderFailure, die_with_parent
+from encoders.base import CheckpointError
+
+#: In the order in which they are started and, at the end, stopped.
+ROLES = ("listener", "worker", "finder")
+
+#: sysexits(3) EX_CONFIG: starting again cannot help, a person has to mend something first.
+EX_CONFIG = 78
+
+#: Set by the supervisor for its roles, so that they end when it does.
+SUPERVISOR_PID = "CXRFIND_SUPERVISOR_PID"
+
+BEAT_INTERVAL_S = 1.0
+
+_UNBINDABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
+
+
+def worker_owner(index: int, process_id: int) -> str:
+    """Return the name under which a worker process claims from the spool; no two processes share one."""
+    return f"worker-{index}-{process_id}"
+
+
+def run_folder(directory: Path) -> Path:
+    """Return the folder of heartbeats and of the supervisor's lock, made when there is none."""
+    folder = directory / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def heartbeat_path(directory: Path, role: str, index: int) -> Path:
+    """Return where a role's process writes its heartbeat."""
+    return directory / "run" / f"{role}-{index}.json"
+
+
+def write_heartbeat(path: Path, facts: Mapping[str, Any]) -> None:
+    """Replace a heartbeat in one step: nobody ever reads half of one."""
+    temporary = path.with_suffix(f".{os.getpid()}.new")
+    temporary.write_text(json.dumps({"pid": os.getpid(), "at": time.time(), **facts}), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_heartbeat(path: Path) -> dict[str, Any]:
+    """Return a heartbeat; empty when there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Heartbeat:
+    """A file that is renewed each second from a thread of its own, as long as the block lasts.
+
+    Attributes
+    ----------
+    ready : threading.Event
+        Set by the role; shown as ``ready``.
+    facts : callable
+        Returns what the role adds; called in the heartbeat's thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.ready = threading.Event()
+        self.facts: Callable[[], Mapping[str, Any]] = dict
+        self._path = path
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        """Start beating."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the file away: this process serves no more."""
+        self._ended.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._ended.is_set():
+            was_ready = self.ready.is_set()
+            try:
+                write_heartbeat(self._path, {"ready": was_ready, **self.facts()})
+            except Exception as error:                              # the one broad catch of this thread
+                logs.get_logger().warning("heartbeat.missed", exc_info=error)
+            until = time.monotonic() + BEAT_INTERVAL_S
+            while time.monotonic() < until and self.ready.is_set() == was_ready and not self._ended.wait(0.05):
+                pass
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set `stop` at SIGTERM and SIGINT.
+
+    From a thread, woken through a socket: a handler that sets an Event while the main thread is just entering the
+    Event's ``wait`` would wait for the main thread, which is itself.
+    """
+    ours, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wakeup.detach())
+
+    def listen() -> None:
+        ours.recv(1)
+        stop.set()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+
+
+def run_role(name: str, config: Config, index: int = 0) -> int:
+    """Run one role in this process until SIGTERM or SIGINT, and return its exit status.
+
+    Returns
+    -------
+    int
+        0 after it was asked to end; EX_CONFIG (78) when it cannot start before a person mends something (port taken,
+        no model), after one sentence on standard error that says what; 1 when it failed.
+    """
+    supervisor = os.environ.pop(SUPERVISOR_PID, None)
+    if supervisor:
+        die_with_parent(int(supervisor))
+    logs.configure(config.log, name if index == 0 else f"{name}-{index}")
+    log = logs.get_logger()
+    stop = threading.Event()
+    beat = Heartbeat(heartbeat_path(config.storage.directory, name, index))
+    stop_on_signals(stop)
+    try:
+        run_folder(config.storage.directory)
+        with beat:
+            _serve(name, config, stop, beat, index)
+    except (ConfigError, CheckpointError, ReaderFailure) as error:
+        return _cannot_start(name, str(error))
+    except OSError as error:
+        if error.errno in _UNBINDABLE and not beat.ready.is_set():
+            return _cannot_start(name, f"{_port(name, config)} cannot be used ({error.strerror}); set another one")
+        log.critical("role.failed", exc_info=error)
+        return 1
+    except Exception as error:                                      # the one broad catch of the main thread
+        log.critical("role.failed", exc_info=error)
+        return 1
+    if not stop.is_set():
+        log.critical("role.ended_unasked")
+        return 1
+    log.info("role.ended")
+    return 0
+
+
+def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, index: int) -> None:
+    match name:                                                     # each role imports its own libraries only
+        case "listener":
+            from daemon import listener
+
+            listener.run(config, stop, beat.ready.set)
+        case "worker":
+            from daemon import worker
+
+            facts: dict[str, Any] = {}
+            beat.facts = facts.copy
+            worker.run(config, stop, beat.ready.set, index, facts)
+        case "finder":
+            from daemon import finder
+
+            beat.facts = finder.facts
+            finder.run(config, stop, beat.ready)
+        case _:
+            raise ConfigError(f"there is no role {name!r}; the roles are {', '.join(ROLES)}")
+
+
+def _port(name: str, config: Config) -> str:
+    section = config.similar if name == "finder" else config.ingest
+    return f"{'similar' if name == 'finder' else 'ingest'}.port {section.port} on {section.host}"
+
+
+def _cannot_start(name: str, reason: str) -> int:
+    sys.stderr.write(f"cxrfind: the {name} cannot start: {reason}\n")
+    return EX_CONFIG
