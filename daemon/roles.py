@@ -172,6 +172,7 @@ def run_role(name: str, config: Config, index: int = 0) -> int:
 
 
 def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, index: int) -> None:
+    shown: dict[str, Any] = {}
     match name:                                                     # each role imports its own libraries only
         case "listener":
             from daemon import listener
@@ -180,14 +181,13 @@ def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, in
         case "worker":
             from daemon import worker
 
-            facts: dict[str, Any] = {}
-            beat.facts = facts.copy
-            worker.run(config, stop, beat.ready.set, index, facts)
+            beat.facts = shown.copy
+            worker.run(config, stop, beat.ready.set, index, shown)
         case "finder":
             from daemon import finder
 
-            beat.facts = finder.facts
-            finder.run(config, stop, beat.ready)
+            beat.facts = shown.copy
+            finder.run(config, stop, beat.ready.set, shown)
         case _:
             raise ConfigError(f"there is no role {name!r}; the roles are {', '.join(ROLES)}")
 

@@ -1,0 +1,170 @@
+"""From what a query names to vectors, and from vectors to the legs of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from daemon.finder.errors import ExampleKeptOut, ExampleNotEncoded, ExampleUnknown
+from encoders.base import Basis, Float32
+from storage.base import Catalogue, InstanceState, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityQuery:
+    """What is looked for. At least one of `uids`, `text`, `vectors` is given.
+
+    Attributes
+    ----------
+    uids : tuple of str
+        Study, series or SOP Instance UIDs of the examples.
+    basis : Basis or None
+        IMAGE, REPORT or JOINT; None: JOINT where every query study has a report, else IMAGE.
+    identifier : mapping
+        Exact filters, DICOM JSON model.
+    vectors : mapping of Basis to ndarray of float32 (n, dim), unit rows
+        An example that is not in the Catalogue (a file).
+    """
+
+    uids: tuple[str, ...] = ()
+    text: str = ""
+    basis: Basis | None = None
+    max_results: int | None = None
+    minimum_score: float | None = None
+    exclude_same_patient: bool = True
+    findings: tuple[str, ...] = ()
+    identifier: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Mapping[Basis, Float32] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One search: vectors of one basis against the vectors of one kind.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, shape (n, dim), unit rows
+        Several (the images of one example): each entry counts with its best pair.
+    reported : bool or None
+        Only studies with (True) or without (False) a report; None: all.
+    """
+
+    vectors: Float32
+    query_basis: Basis
+    kind: Kind
+    reported: bool | None = None
+
+    @property
+    def entry_basis(self) -> Basis:
+        """What the entries were made from."""
+        return Basis(self.kind.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example: its study ("" when it is not in the Catalogue) and its vectors by basis, each (n, dim)."""
+
+    study_instance_uid: str
+    vectors: Mapping[Basis, Float32]
+
+
+def unit(vectors: Float32) -> Float32:
+    """Return rows (or one vector) scaled to length 1; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms == 0, 1, norms), dtype=np.float32)
+
+
+def example_of(catalogue: Catalogue, generation_id: int, uid: str) -> Example:
+    """Return the example that a study, series or SOP Instance UID stands for.
+
+    The image vectors are those of the UID itself (all of the study's for a study or a report); REPORT and JOINT are
+    the study's.
+
+    Raises
+    ------
+    ExampleUnknown, ExampleKeptOut, ExampleNotEncoded
+    """
+    study = catalogue.study_of(uid)
+    if study is None:
+        raise ExampleUnknown("the example is unknown here: send it first")
+    rows = catalogue.example_rows(generation_id, uid)
+    if not rows:
+        raise _why_no_vectors(catalogue, uid)
+    vectors: dict[Basis, list[Float32]] = {}
+    for row in rows:
+        vectors.setdefault(Basis(row.kind.value), []).append(row.vector)
+    if uid != study:
+        for row in catalogue.example_rows(generation_id, study):
+            basis = Basis(row.kind.value)
+            if basis is not Basis.IMAGE:
+                vectors[basis] = [row.vector]
+            elif not any(own.kind is Kind.IMAGE for own in rows):
+                vectors.setdefault(basis, []).append(row.vector)
+    return Example(study, {basis: np.stack(found) for basis, found in vectors.items()})
+
+
+def _why_no_vectors(catalogue: Catalogue, uid: str) -> Exception:
+    state, reason = catalogue.example_state(uid)
+    if state in (InstanceState.GATED, InstanceState.PLAIN):
+        return ExampleKeptOut(f"example kept out: {reason or 'nothing to index'}")
+    if state is InstanceState.INDEXED:
+        return ExampleNotEncoded("the example is not encoded yet: ask again in a moment")
+    return ExampleUnknown("the example was withdrawn" if state else "the example is unknown here: send it first")
+
+
+def pooled(examples: Sequence[Example]) -> dict[Basis, Float32]:
+    """Return the vectors of one example, or the means of several, by basis; only bases that every example has.
+
+    Several examples count alike, however many images each has.
+    """
+    if len(examples) == 1:
+        return dict(examples[0].vectors)
+    common = set(examples[0].vectors).intersection(*(example.vectors for example in examples[1:]))
+    return {
+        basis: unit(np.mean([unit(example.vectors[basis].mean(axis=0)) for example in examples], axis=0))[None, :]
+        for basis in common
+    }
+
+
+def legs_of(basis: Basis | None, vectors: Mapping[Basis, Float32], text: Float32 | None) -> list[Leg]:
+    """Return the searches that answer a query.
+
+    Cosines of different bases are never compared: where a query has two legs, their calibrated scores are, and no study
+    is found by both.
+
+    Parameters
+    ----------
+    vectors : mapping
+        The pooled examples; empty for a query by text alone.
+    text : ndarray of float32 (dim,), unit, or None
+        With examples: the mean of the two unit vectors is searched.
+
+    Raises
+    ------
+    ExampleNotEncoded
+        If the examples have no vector of the basis.
+    """
+    if not vectors:
+        assert text is not None
+        row = text[None, :]
+        if basis in (Basis.IMAGE, Basis.REPORT):
+            return [Leg(row, Basis.TEXT, Kind(basis.value))]
+        return [Leg(row, Basis.TEXT, Kind.REPORT), Leg(row, Basis.TEXT, Kind.IMAGE, reported=False)]
+    found = vectors if text is None else {name: unit(rows + text[None, :]) for name, rows in vectors.items()}
+    chosen = basis or (Basis.JOINT if Basis.JOINT in found and Basis.REPORT in found else Basis.IMAGE)
+    if chosen is Basis.JOINT and Basis.REPORT not in found:
+        chosen = Basis.IMAGE                        # a study without a report has its images alone
+    if basis is None and chosen is Basis.IMAGE and Basis.IMAGE not in found:
+        chosen = Basis.REPORT
+    if chosen not in found:
+        raise ExampleNotEncoded(f"the example has no {chosen.value} vector: choose another QueryBasis")
+    if chosen is not Basis.JOINT:
+        return [Leg(found[chosen], chosen, Kind(chosen.value))]
+    second = Basis.IMAGE if Basis.IMAGE in found else Basis.REPORT
+    return [
+        Leg(found[Basis.JOINT], Basis.JOINT, Kind.JOINT, reported=True),
+        Leg(found[second], second, Kind.IMAGE, reported=False),
+    ]

@@ -1,0 +1,339 @@
+"""C-FIND Identifier -> request -> response Identifier: modes S and C, and the plain Study Root query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from daemon.finder import private
+from daemon.finder.errors import BadIdentifier, ExampleUnknown
+from daemon.finder.examples import SimilarityQuery
+from daemon.finder.similarity import Match
+from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read, tag_of, vr_of
+from encoders.base import FINDING_NAMES, Basis
+from encoders.readers.header import QUERYABLE
+
+QUERY_RETRIEVE_LEVEL = 0x00080052
+RETRIEVE_AE_TITLE = 0x00080054
+INSTANCE_AVAILABILITY = 0x00080056
+STUDY_DESCRIPTION = 0x00081030
+STUDY_INSTANCE_UID = 0x0020000D
+SERIES_INSTANCE_UID = 0x0020000E
+SOP_INSTANCE_UID = 0x00080018
+ACCESSION_NUMBER = 0x00080050
+ISSUER_OF_ACCESSION_NUMBER = 0x00080051
+
+LEVELS = ("STUDY", "SERIES", "IMAGE")
+#: Unique keys that must have a value above the level asked for (PS3.4 C.4.1.2.1, hierarchical search).
+_ABOVE = {"STUDY": (), "SERIES": (STUDY_INSTANCE_UID,), "IMAGE": (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)}
+#: Part of the protocol, never matched: character set, level, retrieve AE, availability, time zone.
+_CONTROL = frozenset(
+    {SPECIFIC_CHARACTER_SET, QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY, 0x00080201}
+)
+#: Counted or collected by the Catalogue: in study, in series.
+_COMPUTED = frozenset({0x00080061, 0x00080062, 0x00201206, 0x00201208, 0x00201209})
+#: In mode C these keys belong to the example (the workstation fills them from what is on its screen): no filters.
+_EXAMPLE_ONLY = frozenset(
+    {
+        STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, ACCESSION_NUMBER, ISSUER_OF_ACCESSION_NUMBER,
+        0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100032, 0x00200010,
+        STUDY_DESCRIPTION, 0x00080020, 0x00080030,
+    }
+)
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+#: Longest value of StudyDescription, an LO.
+_DESCRIPTION_LENGTH = 64
+
+StudiesByAccession = Callable[[Mapping[str, Element]], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class FindRequest:
+    """What a C-FIND asks for.
+
+    Attributes
+    ----------
+    keys : mapping of tag to element
+        Standard keys asked for; an answer holds these and no others (PS3.4 C.4.1.1.3.2).
+    identifier : mapping
+        DICOM JSON of the standard keys to match.
+    block : int or None
+        Block (0x10..0xFF) of group 0099 that holds our private creator.
+    private_keys : mapping of offset to element
+        Private keys asked for.
+    similarity : SimilarityQuery or None
+        None: a plain Study Root query.
+    prefix_description : bool
+        Mode C: rank and score go in front of StudyDescription.
+    unsupported : bool
+        An optional key is not supported: answers are FF01.
+    """
+
+    level: str
+    keys: Mapping[int, Element]
+    identifier: Mapping[str, Element]
+    block: int | None = None
+    private_keys: Mapping[int, Element] = field(default_factory=dict)
+    similarity: SimilarityQuery | None = None
+    prefix_description: bool = False
+    unsupported: bool = False
+
+
+def _values(element: Element | None) -> list[Any]:
+    return [value for value in (element or {}).get("Value", ()) if value not in ("", None)]
+
+
+def _is_exact(value: Any) -> bool:
+    return isinstance(value, str) and not any(mark in value for mark in "*?")
+
+
+def parse(
+    data: bytes, syntax: Syntax, *, mode_c: bool = False, studies_by_accession: StudiesByAccession | None = None
+) -> FindRequest:
+    """Return what the bytes of an Identifier ask for.
+
+    Parameters
+    ----------
+    mode_c : bool
+        The calling AE is configured for mode C.
+    studies_by_accession : callable
+        Returns the StudyInstanceUIDs of an accession number (and issuer), for mode C.
+
+    Raises
+    ------
+    BadIdentifier
+        With the offending elements (A900).
+    ExampleUnknown
+        Mode C names an accession that is not here (C101).
+    """
+    elements = {tag_of(name): element for name, element in read(data, syntax).items()}
+    level = next(iter(_values(elements.get(QUERY_RETRIEVE_LEVEL))), "")
+    if level not in LEVELS:
+        raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
+    block = next(
+        (tag & 0xFF for tag, element in elements.items()
+         if tag >> 16 == private.GROUP and 0x10 <= tag & 0xFFFF <= 0xFF and _values(element) == [private.CREATOR]),
+        None,
+    )
+    private_keys = {
+        tag & 0xFF: element for tag, element in elements.items()
+        if block is not None and tag >> 8 == private.GROUP << 8 | block and tag & 0xFF in private.BY_OFFSET
+    }
+    keys = {tag: element for tag, element in elements.items() if not tag >> 16 & 1 and tag >> 16 > 2}
+    _check_hierarchy(level, keys)
+    request = FindRequest(
+        level=level,
+        keys={tag: element for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)},
+        identifier={
+            name_of(tag): element for tag, element in keys.items()
+            if tag not in _CONTROL and _values(element)
+        },
+        block=block,
+        private_keys=private_keys,
+        unsupported=any(tag not in _supported() and tag not in _CONTROL for tag in keys),
+    )
+    if level != "STUDY":
+        return replace(request, unsupported=True) if private_keys else request
+    if block is not None:
+        return replace(request, similarity=_mode_s(private_keys, block, request.identifier))
+    return _mode_c(request, studies_by_accession) if mode_c else request
+
+
+_SUPPORTED: set[int] = set()
+
+
+def _supported() -> set[int]:
+    if not _SUPPORTED:
+        from pydicom.datadict import tag_for_keyword
+
+        tags = (tag_for_keyword(keyword) for keyword in QUERYABLE)
+        _SUPPORTED.update(int(tag) for tag in tags if tag is not None)
+        _SUPPORTED.update(_COMPUTED)
+    return _SUPPORTED
+
+
+def _check_hierarchy(level: str, keys: Mapping[int, Element]) -> None:
+    missing = [
+        tag for tag in _ABOVE[level]
+        if not _values(keys.get(tag)) or not all(_is_exact(value) for value in _values(keys.get(tag)))
+    ]
+    if missing:
+        raise BadIdentifier(f"{level} level needs the unique keys of the levels above", missing)
+    for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
+        if not all(value == "*" or _UID.fullmatch(str(value)) for value in _values(keys.get(tag))):
+            raise BadIdentifier("a UID key is no UID", (tag,))
+
+
+# ---------------------------------------------------------------------------------------------- mode S
+
+
+def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, Element]) -> SimilarityQuery:
+    def values(keyword: str) -> list[Any]:
+        return _values(keys.get(private.BY_KEYWORD[keyword].offset))
+
+    def bad(keyword: str, message: str) -> BadIdentifier:
+        return BadIdentifier(message, (private.tag(keyword, block),))
+
+    uids = [str(value) for value in values("QueryUID")]
+    text = str(next(iter(values("QueryText")), "")).strip()
+    if not uids and not text:
+        raise bad("QueryUID", "QueryUID or QueryText is needed")
+    if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in uids):
+        raise bad("QueryUID", "QueryUID is no UID")
+    basis = str(next(iter(values("QueryBasis")), "")).upper()
+    if basis not in ("", "IMAGE", "REPORT", "JOINT"):
+        raise bad("QueryBasis", "QueryBasis must be IMAGE, REPORT or JOINT")
+    exclude = str(next(iter(values("ExcludeSamePatient")), "YES")).upper()
+    if exclude not in ("YES", "NO"):
+        raise bad("ExcludeSamePatient", "ExcludeSamePatient must be YES or NO")
+    maximum = next(iter(values("MaxResults")), None)
+    if maximum is not None and (not isinstance(maximum, int | float) or maximum < 1):
+        raise bad("MaxResults", "MaxResults must be at least 1")
+    minimum = next(iter(values("MinimumScore")), None)
+    if minimum is not None and (not isinstance(minimum, int | float) or not 0 <= minimum <= 1):
+        raise bad("MinimumScore", "MinimumScore must be between 0 and 1")
+    findings = []
+    for value in values("Findings"):
+        name = finding_name(str(value))
+        if name is None:
+            raise bad("Findings", "Findings must be CheXpert names")
+        findings.append(name)
+    return SimilarityQuery(
+        uids=tuple(dict.fromkeys(uids)),
+        text=text,
+        basis=Basis(basis) if basis else None,
+        max_results=int(maximum) if maximum is not None else None,
+        minimum_score=float(minimum) if minimum is not None else None,
+        exclude_same_patient=exclude == "YES",
+        findings=tuple(findings),
+        identifier=identifier,
+    )
+
+
+def finding_name(text: str) -> str | None:
+    """Return the CheXpert name that a CS value means: any case, `_` for a space, or its first 16 characters."""
+    wanted = text.strip().replace("_", " ").casefold()
+    for name in FINDING_NAMES:
+        if name.casefold() == wanted or (len(wanted) == 16 and name.casefold().startswith(wanted)):
+            return name
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- mode C
+
+
+def _mode_c(request: FindRequest, studies_by_accession: StudiesByAccession | None) -> FindRequest:
+    def single(tag: int) -> str:
+        values = _values(request.keys.get(tag))
+        return str(values[0]) if len(values) == 1 and _is_exact(values[0]) else ""
+
+    if len(_values(request.keys.get(STUDY_INSTANCE_UID))) > 1:
+        return request                              # a list of UIDs is exact matching
+    uid = single(STUDY_INSTANCE_UID)
+    if not uid and single(ACCESSION_NUMBER) and studies_by_accession is not None:
+        example = {
+            name_of(tag): request.keys[tag] for tag in (ACCESSION_NUMBER, ISSUER_OF_ACCESSION_NUMBER)
+            if tag in request.keys
+        }
+        studies = studies_by_accession(example)
+        if not studies:
+            raise ExampleUnknown("no study of this accession number is known")
+        if len(studies) > 1:
+            raise BadIdentifier("accession number of several studies: add its issuer", (ACCESSION_NUMBER,))
+        uid = studies[0]
+    uid = uid or single(SOP_INSTANCE_UID)
+    if not uid:
+        return request
+    filters = {name: element for name, element in request.identifier.items() if tag_of(name) not in _EXAMPLE_ONLY}
+    query = SimilarityQuery(uids=(uid,), identifier=filters)
+    return replace(request, similarity=query, identifier=filters, prefix_description=True)
+
+
+# ---------------------------------------------------------------------------------------------- responses
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where found studies can be had from: RetrieveAETitle, and InstanceAvailability if known."""
+
+    retrieve_ae_title: str
+    availability: str = ""
+
+
+def plain_response(
+    request: FindRequest, attributes: Mapping[str, Element], provenance: Provenance
+) -> dict[int, Element]:
+    """Return the answer to a plain query, or the standard part of a similarity answer."""
+    answer: dict[int, Element] = {}
+    for tag, asked in request.keys.items():
+        known = attributes.get(name_of(tag))
+        answer[tag] = _narrowed(known, asked) if known else {"vr": _answer_vr(tag, asked)}
+    answer[QUERY_RETRIEVE_LEVEL] = {"vr": "CS", "Value": [request.level]}
+    answer[RETRIEVE_AE_TITLE] = {"vr": "AE", "Value": [provenance.retrieve_ae_title]}
+    if INSTANCE_AVAILABILITY in request.keys:
+        answer[INSTANCE_AVAILABILITY] = _element("CS", [provenance.availability] if provenance.availability else [])
+    if request.block is not None and request.private_keys:
+        answer[private.GROUP << 16 | request.block] = {"vr": "LO", "Value": [private.CREATOR]}
+        for offset, asked in request.private_keys.items():
+            answer[_private(request.block, offset)] = _echo(offset, asked)
+    return answer
+
+
+def similarity_response(
+    request: FindRequest, match: Match, flags: Sequence[str], model_id: str, provenance: Provenance
+) -> dict[int, Element]:
+    """Return the answer for one match: the standard keys, and those private ones that were asked for."""
+    answer = plain_response(request, match.study.attributes, provenance)
+    if request.prefix_description and STUDY_DESCRIPTION in request.keys:
+        description = " ".join(str(value) for value in _values(match.study.attributes.get(name_of(STUDY_DESCRIPTION))))
+        text = f"#{match.rank:02d} {match.score:.2f} {description}".strip()[:_DESCRIPTION_LENGTH]
+        answer[STUDY_DESCRIPTION] = {"vr": "LO", "Value": [text]}
+    if request.block is None:
+        return answer
+    values: dict[str, list[Any]] = {
+        "Rank": [match.rank],
+        "Score": [match.score],
+        "BestMatchSOPInstanceUID": [match.sop_instance_uid] if match.sop_instance_uid else [],
+        "ModelID": [model_id],
+        "BasisUsed": [match.basis.value],
+        "ReportState": [match.study.report.state if match.study.report else "NONE"],
+        "Flags": list(flags),
+        "FindingsPresent": list(match.study.findings_present),
+        "Cosine": [match.cosine],
+    }
+    for keyword, given in values.items():
+        row = private.BY_KEYWORD[keyword]
+        if row.offset in request.private_keys:
+            answer[_private(request.block, row.offset)] = _element(row.vr, given)
+    return answer
+
+
+def _private(block: int, offset: int) -> int:
+    return private.GROUP << 16 | block << 8 | offset
+
+
+def _element(vr: str, values: Sequence[Any]) -> Element:
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def _echo(offset: int, asked: Element) -> Element:
+    row = private.BY_OFFSET[offset]
+    return _element(row.vr, _values(asked) if row.key and asked["vr"] == row.vr else [])
+
+
+def _answer_vr(tag: int, asked: Element) -> str:
+    vr = vr_of(tag)
+    return str(asked["vr"]) if vr == "UN" else vr
+
+
+def _narrowed(known: Element, asked: Element) -> Element:
+    """Return a known element; of a sequence's items only the attributes asked for (all, if its item was empty)."""
+    if known["vr"] != "SQ":
+        return known
+    wanted = {name for item in _values(asked) for name in item}
+    if not wanted:
+        return known
+    items = [{name: inner for name, inner in item.items() if name in wanted} for item in _values(known)]
+    return {"vr": "SQ", "Value": items}

@@ -1,0 +1,196 @@
+"""What the finder holds: Catalogue, model and the active generation's indexes, kept level while answers go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from encoders.calibration import scorer_of
+from encoders.registry import load_encoder
+
+from daemon.config import Config
+from daemon.finder.errors import Loading
+from daemon.finder.similarity import Scorer, Similarity
+from encoders.base import Encoder
+from storage.base import Catalogue, Generation, Kind, StorageError
+from storage.catalogue import open_catalogue
+from storage.index.following import IndexSet, IndexSettings
+from storage.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+#: Indexes that have not been level with the Catalogue for so long are called partial (xx16 Flags).
+_LAG_S = 2.0
+
+
+def catalogue_of(config: Config) -> Catalogue:
+    """Return the configured Catalogue."""
+    return open_catalogue(config.catalogue.url or config.storage.directory / "catalogue.db")
+
+
+def encoder_of(config: Config) -> Encoder:
+    """Return the configured model, loaded."""
+    checkpoint = Path(config.encoder.checkpoint) if config.encoder.checkpoint else None
+    return load_encoder(config.encoder.type, checkpoint, config.encoder.device, config.encoder.threads)
+
+
+def index_directory(config: Config) -> Path:
+    """Return the folder of the index snapshots."""
+    return config.storage.directory / "index"
+
+
+def open_indexes(config: Config, catalogue: Catalogue, generation: Generation) -> IndexSet:
+    """Return a generation's indexes, level with the Catalogue."""
+    settings = IndexSettings(
+        type=config.index.type, m=config.index.m, ef_construction=config.index.ef_construction,
+        ef_search=config.index.ef_search,
+    )
+    return IndexSet.open(catalogue, generation, index_directory(config), settings)
+
+
+class Keeper:
+    """The state that the similar AE answers from. Until `load` has ended, its properties raise Loading."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._catalogue: Catalogue | None = None
+        self._spool: Spool | None = None
+        self._encoder: Encoder | None = None
+        self._similarity: Similarity | None = None
+        self._level_at = time.monotonic()
+        self._swapping = False
+        self.last_recall: float | None = None
+
+    # ------------------------------------------------------------------------------------ for the AE
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The Catalogue."""
+        if self._catalogue is None:
+            raise Loading("starting: ask again in a moment")
+        return self._catalogue
+
+    @property
+    def similarity(self) -> Similarity:
+        """The active generation's search."""
+        if self._similarity is None:
+            raise Loading("model and index are loading: ask again in a moment")
+        return self._similarity
+
+    def original(self, sop_instance_uid: str) -> Path | None:
+        """Return the kept file of an instance."""
+        path = self._spool.original(sop_instance_uid) if self._spool is not None else None
+        return path if path is not None and path.exists() else None
+
+    # ------------------------------------------------------------------------------------ life
+
+    def load(self) -> None:
+        """Open the Catalogue, load the model, open the active generation's indexes."""
+        began = time.perf_counter()
+        self._spool = Spool(self._config.storage.directory / "spool")
+        self._catalogue = catalogue_of(self._config)
+        self._encoder = encoder_of(self._config)
+        encoder = self._encoder
+        generation = self._catalogue.active_generation() or self._catalogue.generation(
+            encoder.fingerprint, encoder.model_id, encoder.dim, calibration_of(encoder)
+        )
+        self._switch(generation)
+        log.info("finder.loaded", generation=generation.generation_id, load_ms=_ms(began), **self._counts())
+
+    def follow(self) -> None:
+        """Apply what changed in the Catalogue; when another generation has become active, answer from that one."""
+        similarity = self.similarity
+        active = self.catalogue.active_generation()
+        if active is not None and active.generation_id != similarity.indexes.generation.generation_id:
+            self._swapping = True
+            try:
+                self._switch(active)
+            finally:
+                self._swapping = False
+            log.info("generation.switched", generation=active.generation_id, **self._counts())
+            similarity = self.similarity
+        if self.catalogue.sequence() != similarity.indexes.sequence:
+            similarity.indexes.follow()
+        self._level_at = time.monotonic()
+
+    def run(self, stop: threading.Event, tell: Callable[[], None]) -> None:
+        """Follow until `stop`, and `tell` each time; a Catalogue that does not answer is asked again."""
+        failing = False
+        while not stop.wait(self._config.finder.poll_interval_s):
+            try:
+                self.follow()
+                if failing:
+                    log.info("index.following_again")
+                failing = False
+            except StorageError as error:
+                if not failing:
+                    log.error("index.behind", error=type(error).__name__, reason=str(error))
+                failing = True
+            tell()
+
+    def _switch(self, generation: Generation) -> None:
+        catalogue, encoder = self.catalogue, self._encoder
+        assert encoder is not None
+        indexes = open_indexes(self._config, catalogue, generation)
+        self._level_at = time.monotonic()
+        self._similarity = Similarity(
+            catalogue, indexes, encoder, score_of(generation, encoder), partial=self.is_partial,
+            default_results=self._config.similar.default_results, maximum_results=self._config.similar.maximum_results,
+        )
+
+    # ------------------------------------------------------------------------------------ jobs and facts
+
+    def is_partial(self) -> bool:
+        """Return whether the indexes lack what the Catalogue has held for longer than a moment."""
+        return self._swapping or time.monotonic() - self._level_at > _LAG_S + self._config.finder.poll_interval_s
+
+    def snapshot(self) -> bool:
+        """Write the indexes to disk unless they have not changed."""
+        return self._similarity is not None and self._similarity.indexes.snapshot()
+
+    def probe_recall(self) -> float:
+        """Return, keep and log recall@10 of the image index against exact search."""
+        began = time.perf_counter()
+        self.last_recall = recall = self.similarity.indexes.probe_recall(Kind.IMAGE)
+        write = log.warning if recall < 0.95 else log.info
+        write("index.recall_probed", recall_at_10=round(recall, 4), probe_ms=_ms(began))
+        return recall
+
+    def _counts(self) -> dict[str, int]:
+        counts = self.similarity.indexes.counts()
+        return {"images_searchable": counts[Kind.IMAGE], "reports_searchable": counts[Kind.REPORT]}
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what ``cxrfind status`` shows of the finder."""
+        if self._similarity is None:
+            return {}
+        generation = self._similarity.indexes.generation
+        return {
+            "model_id": generation.model_id,
+            "generation": generation.generation_id,
+            "sequence": self._similarity.indexes.sequence,
+            "index_partial": self.is_partial(),
+            "last_recall": self.last_recall,
+            **self._counts(),
+        }
+
+
+def score_of(generation: Generation, encoder: Encoder | None) -> Scorer:
+    """Return a generation's calibration: the model's own, or that kept with the generation when the model is newer."""
+    if encoder is not None and (encoder.fingerprint == generation.fingerprint or not generation.calibration):
+        return encoder.score
+    return scorer_of(generation.calibration)
+
+
+def calibration_of(encoder: Encoder) -> Mapping[str, Any]:
+    """Return what a generation keeps of its model's calibration, so that it can be read without the model."""
+    calibration: Mapping[str, Any] = getattr(encoder, "calibration", {})
+    return calibration
+
+
+def _ms(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 1)

@@ -1,0 +1,264 @@
+"""The similar AE: C-ECHO, C-FIND, and C-MOVE and C-GET of what was found.
+
+pynetdicom's association, its state machine and message encoding stay as they are; its query/retrieve service class does
+not fit: it encodes every Identifier through pydicom, connects to a C-MOVE destination before it may refuse, and decodes
+what it relays. Requests therefore come here before its dispatch; everything else goes on to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from daemon.config import Config, Right
+from daemon.finder import identifiers, relay
+from daemon.finder.errors import FinderError, NotAuthorised, TooManyMatches
+from daemon.finder.similarity import Similarity
+from daemon.finder.wire import Element, Syntax, write
+from daemon.network import Caller, ServedAssociation, Server, caller_of, rights_of, serve
+from daemon.status import CANCELLED, PENDING, PENDING_UNSUPPORTED_KEY, SUCCESS, Outcome, outcome_of
+from encoders.readers.table import READERS, TRANSFER_SYNTAXES
+from storage.base import Catalogue
+
+log = structlog.get_logger(__name__)
+
+UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
+_IMPLICIT = "1.2.840.10008.1.2"
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+
+class Finder(Protocol):
+    """What the AE answers from; swapped without closing an association."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The Catalogue; raises Loading until it is open."""
+
+    @property
+    def similarity(self) -> Similarity:
+        """The active generation's search; raises Loading until it is loaded."""
+
+    def original(self, sop_instance_uid: str) -> Path | None:
+        """Return the kept file of an instance."""
+
+
+def syntax_of(transfer_syntax: str) -> Syntax:
+    """Return how a context's Identifiers are encoded."""
+    return Syntax(transfer_syntax == _IMPLICIT, transfer_syntax != _BIG_ENDIAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request on one association."""
+
+    assoc: Any
+    request: Any
+    context_id: int
+    syntax: Syntax
+    caller: Caller
+    rights: frozenset[Right]
+
+    @property
+    def is_over(self) -> bool:
+        """True when the peer has aborted, released or gone."""
+        return not self.assoc.is_established or self.assoc.acse.is_aborted() or self.assoc.acse.is_release_requested()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True when a C-CANCEL for this request has come (PS3.7 9.3.2.3)."""
+        return self.request.MessageID in self.assoc.dimse.cancel_req
+
+    def need(self, right: Right) -> None:
+        """Raise NotAuthorised if the caller lacks a right."""
+        if right not in self.rights:
+            raise NotAuthorised(right)
+
+    def send(
+        self, outcome: Outcome, identifier: bytes | None = None, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Send one response (PS3.7 9.3.2.2, 9.3.3.2, 9.3.4.2); `counts`: NumberOf...Suboperations."""
+        response = type(self.request)()
+        response.MessageIDBeingRespondedTo = self.request.MessageID
+        response.AffectedSOPClassUID = self.request.AffectedSOPClassUID
+        response.Status = outcome.status
+        if outcome.comment:
+            response.ErrorComment = outcome.comment
+        if outcome.offending:
+            response.OffendingElement = list(outcome.offending)
+        for name, count in (counts or {}).items():
+            setattr(response, name, count)
+        if identifier is not None:
+            response.Identifier = BytesIO(identifier)
+        self.assoc.dimse.send_msg(response, self.context_id)
+
+
+class SimilarAssociation(ServedAssociation):
+    """An association whose C-FIND, C-MOVE and C-GET requests are answered by `service`."""
+
+    service: Service
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        context = self._accepted_cx.get(context_id)
+        if not isinstance(msg, C_FIND | C_MOVE | C_GET) or not msg.is_valid_request or context is None:
+            super()._serve_request(msg, context_id)
+            return
+        caller = caller_of(self)
+        exchange = Exchange(
+            self, msg, context_id, syntax_of(context.transfer_syntax[0]), caller,
+            rights_of(self.service.config.peers, caller.ae_title, caller.address, caller.certificate_sha256),
+        )
+        self.dimse.cancel_req = {}
+        self._is_paused = True                      # a C-GET sends its C-STORE requests from here
+        try:
+            self.service.serve(exchange)
+        finally:
+            self._is_paused = False
+            self.dimse.cancel_req = {}
+
+
+class Service:
+    """Answers the requests of all associations, each in its association's thread."""
+
+    def __init__(self, config: Config, finder: Finder) -> None:
+        self.config, self.finder = config, finder
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer a request; whatever goes wrong becomes its final status."""
+        serve_one: Callable[[Exchange], Outcome | None] = {C_FIND: self._find, C_MOVE: self._move, C_GET: self._get}[
+            type(exchange.request)
+        ]
+        try:
+            outcome = serve_one(exchange)
+        except FinderError as error:
+            outcome = outcome_of(error)
+        except Exception as error:                  # the broad catch of an association's thread
+            log.exception("request.failed", request=type(exchange.request).__name__)
+            outcome = outcome_of(error)
+        if outcome is None:
+            return
+        if outcome.status not in (SUCCESS, CANCELLED):
+            log.warning(
+                "request.refused", request=type(exchange.request).__name__, status=f"{outcome.status:04X}",
+                reason=outcome.comment, calling_ae_title=exchange.caller.ae_title,
+            )
+        if not exchange.is_over:
+            exchange.send(outcome)
+
+    # ------------------------------------------------------------------------------------ C-FIND
+
+    def _find(self, exchange: Exchange) -> Outcome | None:
+        began = time.perf_counter()
+        exchange.need("query")
+        catalogue = self.finder.catalogue
+        request = identifiers.parse(
+            exchange.request.Identifier.getvalue(),
+            exchange.syntax,
+            mode_c="mode_c" in exchange.rights,
+            studies_by_accession=lambda keys: _studies_by_accession(catalogue, keys),
+        )
+        if request.similarity is not None and request.similarity.text:
+            exchange.need("text")
+        answers = self._answers(request)
+        status = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
+        count = 0
+        for answer in answers:
+            if exchange.is_over:
+                return None
+            if exchange.is_cancelled:
+                log.info("query.cancelled", answers=count)
+                return Outcome(CANCELLED)
+            exchange.send(Outcome(status), write(answer, exchange.syntax))
+            count += 1
+        log.info(
+            "query.answered",
+            calling_ae_title=exchange.caller.ae_title,
+            level=request.level,
+            mode="exact" if request.similarity is None else "C" if request.prefix_description else "S",
+            answers=count,
+            answer_ms=round((time.perf_counter() - began) * 1000, 1),
+        )
+        return Outcome(CANCELLED) if exchange.is_cancelled else Outcome(SUCCESS)
+
+    def _answers(self, request: identifiers.FindRequest) -> Iterator[dict[int, Element]]:
+        provenance = self._provenance()
+        if request.similarity is not None:
+            answer = self.finder.similarity.answer(request.similarity)
+            return (
+                identifiers.similarity_response(request, match, answer.flags, answer.model_id, provenance)
+                for match in answer.matches
+            )
+        limit = self.config.similar.maximum_exact_results
+        matches, more = self.finder.catalogue.find(request.level, request.identifier, limit)
+        if more:
+            raise TooManyMatches(limit)
+        return (identifiers.plain_response(request, attributes, provenance) for attributes in matches)
+
+    def _provenance(self) -> identifiers.Provenance:
+        pacs = self.config.similar.retrieve_ae_title
+        if pacs:
+            return identifiers.Provenance(pacs)
+        return identifiers.Provenance(
+            self.config.similar.ae_title, "ONLINE" if self.config.storage.keep_originals else ""
+        )
+
+    # ------------------------------------------------------------------------------------ C-MOVE, C-GET
+
+    def _originals(self, exchange: Exchange) -> relay.Originals:
+        exchange.need("retrieve")
+        return relay.originals_of(
+            exchange.request.Identifier.getvalue(), exchange.syntax, self.finder.catalogue, self.finder.original
+        )
+
+    def _move(self, exchange: Exchange) -> None:
+        originals = self._originals(exchange)
+        destination = relay.destination_of(self.config.peers, str(exchange.request.MoveDestination or "").strip())
+        title, tls = self.config.similar.ae_title, self.config.tls
+        with relay.connection(title, destination, originals.objects, tls) as association:
+            relay.send_all(exchange, association, originals, originator=exchange.caller.ae_title)
+
+    def _get(self, exchange: Exchange) -> None:
+        relay.send_all(exchange, exchange.assoc, self._originals(exchange))
+
+
+def _studies_by_accession(catalogue: Catalogue, keys: Any) -> list[str]:
+    found, _ = catalogue.find("STUDY", keys, 2)
+    return [str(study["0020000D"]["Value"][0]) for study in found]
+
+
+def start(config: Config, finder: Finder) -> Server:
+    """Return the running similar AE.
+
+    Raises
+    ------
+    OSError
+        When the port cannot be bound.
+    """
+    ae = AE(ae_title=config.similar.ae_title)
+    ae.add_supported_context(Verification, list(UNCOMPRESSED))
+    for model in (
+        StudyRootQueryRetrieveInformationModelFind,
+        StudyRootQueryRetrieveInformationModelMove,
+        StudyRootQueryRetrieveInformationModelGet,
+    ):
+        ae.add_supported_context(model, list(UNCOMPRESSED))
+    for sop_class in READERS:                       # for C-GET: the caller asks for the role of storage SCP
+        ae.add_supported_context(sop_class, [row.uid for row in TRANSFER_SYNTAXES], scu_role=False, scp_role=True)
+    association_class = type("BoundAssociation", (SimilarAssociation,), {"service": Service(config, finder)})
+    return serve(
+        ae, config.similar, [], peers=config.peers, tls=config.tls, required_right="query",
+        association_class=association_class,
+    )
