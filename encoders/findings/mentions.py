@@ -16,7 +16,10 @@ _SIDES = re.compile(
     r"|right and left|left and right|right greater than left|left greater than right)"
     r"|(?P<left>left|lingula|lingular|left-sided)|(?P<right>right|right-sided|middle lobe))\b"
 )
-_CLAUSE = re.compile(r"[,:]|\b(?:and|or|but|with|versus|vs)\b")
+_CLAUSE = re.compile(r",|\b(?:and|or|but|with|versus|vs)\b")
+
+#: Blanks, hyphens and apostrophes of word processors, and the colon of structured reports ("Heart: normal").
+_PLAIN = str.maketrans("\n\r\t\u00a0\u2010\u2011\u2013\u2014\u2019:", "    ----' ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,7 @@ def mentions(findings: str, impression: str) -> list[Mention]:
 
 
 def _mentions(text: str, section: str) -> Iterator[Mention]:
-    for sentence in sentences(text, section):
-        if sentence.section == "context":
-            continue
+    for sentence in sentences(text):
         for hit in _hits(sentence.text):
             start, end = sentence.start + hit.start, sentence.start + hit.end
             yield Mention(
@@ -101,14 +102,14 @@ def _mentions(text: str, section: str) -> Iterator[Mention]:
             )
 
 
-@lru_cache(maxsize=65536)  # reports repeat sentences: about half of those of IU X-ray
+@lru_cache(maxsize=32768)  # reports repeat sentences: about half of those of IU X-ray
 def _hits(sentence: str) -> tuple[_Hit, ...]:
     text = _lower(sentence)
     found = list(_phrases(text))
     if not found:
         return ()
     found.sort(key=lambda item: (item.start, item.end))
-    verdicts = classify(text, [Place(item.phrase.kind, item.start, item.end) for item in found])
+    verdicts = classify(text, [Place(item.phrase.finding, item.phrase.kind, item.start, item.end) for item in found])
     return tuple(
         _Hit(item.phrase.finding, verdict, _laterality(text, item.start, item.end), item.start, item.end)
         for item, verdict in zip(found, verdicts, strict=True)
@@ -117,9 +118,11 @@ def _hits(sentence: str) -> tuple[_Hit, ...]:
 
 
 def _lower(text: str) -> str:
-    """Return `text` in lower case with every character in its place."""
+    """Return `text` in lower case, with plain spaces, hyphens and apostrophes, every character in its place."""
     lowered = text.lower()
-    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    if len(lowered) != len(text):
+        lowered = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
+    return lowered.translate(_PLAIN)
 
 
 def _phrases(text: str) -> Iterator[_Match]:

@@ -16,7 +16,7 @@ class State(Enum):
     POSITIVE = 1.0
     NEGATIVE = 0.0
     UNCERTAIN = -1.0
-    NONE = None                                      # named, but not of this examination: history, advice
+    NONE = None  # named, but not of this examination: history, advice
 
 
 #: Which kind of trigger wins where several govern a mention ("no opacity to suggest pneumonia" is negated).
@@ -50,7 +50,8 @@ class _Found:
 #: After a comma or "and", these words open a new statement, so that a negation before them has ended:
 #: "no pneumothorax, small left effusion". Words such as "large" or "focal" do not: they belong to negated lists.
 _NEW_STATEMENT = re.compile(
-    r"(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
+    r"(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:"
+    r"(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
     r"|unchanged|persistent|low|increased|decreased|improved|slight(?:ly)?|tiny|trace|possible|probable|likely|scattered"
     r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|redemonstrat\w+|this|these|it)\b"
     r"|(?:heart|lungs?|cardiac|cardiomediastinal|mediastinum|mediastinal|bon\w+|osseous|aort\w+|trachea"
@@ -72,8 +73,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A mention before it is judged: kind of phrase (see `lexicon.Phrase`) and place in the sentence."""
+    """A mention before it is judged: finding, kind of phrase (see `lexicon.Phrase`) and place in the sentence."""
 
+    finding: str
     kind: str
     start: int
     end: int
@@ -131,6 +133,8 @@ def _verdict(text: str, place: Place, triggers: list[_Found]) -> Verdict:
 
 def _governs(text: str, place: Place, found: _Found, triggers: list[_Found]) -> bool:
     if found.kind not in _STATES:
+        return False
+    if found.kind == "removed" and place.finding != "Support Devices":
         return False
     stops = _STOPS[found.kind]
     if place.kind in ("predicate", "uncertain") and place.start <= found.start and found.end <= place.end:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 #: A full stop ends a sentence unless it stands in a number ("1.2 cm") or after one of these abbreviations.
-_ABBREVIATIONS = r"(?<!\bvs)(?<!\bDr)(?<!\bdr)(?<!\bcf)(?<!\be\.g)(?<!\bi\.e)(?<!\bapprox)(?<!\bNo)"
+_ABBREVIATIONS = r"(?<!\bvs)(?<!\bDr)(?<!\bdr)(?<!\bcf)(?<!\be\.g)(?<!\bi\.e)(?<!\bapprox)"
 _END = re.compile(
     rf"{_ABBREVIATIONS}\.(?=\s|$|[A-Z]|\d\.\s)|[!?](?=\s|$)|\n\s*\n|\n\s*(?=[-*•]|\d+[.)]\s)|;"
     r"|(?<=[a-z)])\s+(?=\d{1,2}\.\s+[A-Z])"
@@ -14,22 +15,22 @@ _END = re.compile(
 #: "1.", "2)", "- " in front of an item.
 _ITEM = re.compile(r"(?:\s|[-*•.]|\(?\d{1,2}[.)](?=\s|$|[A-Z]))+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-#: Headings that a dictated text may hold inside the two sections, and the section that they open.
+#: Headings that a dictated text may hold inside its two sections; what stands under a context heading is no finding.
 _HEADING = re.compile(
-    r"\b(?P<findings>findings)\s*:|\b(?P<impression>impression|conclusion|opinion)\s*:"
-    r"|\b(?P<context>(?:clinical |reason for |brief )?(?:history|indications?|information|exam(?:ination)?|study)"
-    r"|comparisons?|techniques?|procedure|views?|date of exam)\s*:",
+    r"\b(?:(?P<text>findings|impression|conclusion|opinion|chest)"
+    r"|(?P<context>(?:clinical |reason for |brief )?(?:history|indications?|information|exam(?:ination)?|study)"
+    r"|comparisons?|techniques?|procedure|views?|date of exam))\s*:",
     re.IGNORECASE,
 )
+#: No radiologist's sentence is longer; text without any punctuation is cut so that the work stays linear in its length.
+_LONGEST = 800
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence: `text` is ``section_text[start:end]``; `section` is findings, impression or context."""
+    """One sentence: ``text`` is ``report[start:end]``."""
 
     text: str
-    section: str
-    source: str
     start: int
     end: int
 
@@ -39,46 +40,50 @@ def has_words(text: str) -> bool:
     return any(word.strip("Xx") for word in _WORD.findall(text))
 
 
-def sentences(text: str, section: str) -> list[Sentence]:
-    """Return the sentences of one section in reading order.
+def sentences(text: str) -> list[Sentence]:
+    """Return the sentences of one section in reading order, without those under HISTORY:, TECHNIQUE: and the like.
 
-    Parameters
-    ----------
-    text : str
-        The section's text as it came.
-    section : str
-        ``findings`` or ``impression``. A heading inside the text (``IMPRESSION:``, ``HISTORY:``) opens another section
-        up to the end of its line (context) or of the text.
+    A context heading reaches to the end of its line, or of its sentence where all stands on one line.
     """
     found: list[Sentence] = []
-    current = section
-    start = 0
-    for stop, after in _cuts(text):
-        begin, begun = start, current
-        for heading in _HEADING.finditer(text, start, stop):
-            _append(found, text, begin, heading.start(), begun, section)
-            begun = heading.lastgroup or section
-            begin = heading.end()
-        _append(found, text, begin, stop, begun, section)
-        # history and technique last to the end of their line; findings and impression until the next heading
-        if begun == "context":
-            current = "context" if "\n" not in text[stop:after] and begin < stop and current == "context" else section
-        else:
-            current = begun
-        start = after
+    for start, end in _readable(text):
+        begin = start
+        for ending in _END.finditer(text, start, end):
+            found += _trimmed(text, begin, ending.start())
+            begin = ending.end()
+        found += _trimmed(text, begin, end)
     return found
 
 
-def _cuts(text: str) -> list[tuple[int, int]]:
-    cuts = [(match.start(), match.end()) for match in _END.finditer(text)]
-    return [*cuts, (len(text), len(text))]
+def _readable(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the spans of `text` that are not under a context heading."""
+    start = 0
+    for heading in _HEADING.finditer(text):
+        if heading.start() > start:
+            yield start, heading.start()
+        start = heading.end()
+        if heading["context"]:
+            following = _HEADING.search(text, start)
+            start = _end_of_context(text, start, following.start() if following else len(text))
+    yield start, len(text)
 
 
-def _append(found: list[Sentence], text: str, start: int, end: int, section: str, source: str) -> None:
+def _end_of_context(text: str, start: int, stop: int) -> int:
+    line = re.compile(r"(?<=\S)\s*\n").search(text, start, stop)
+    ending = line or _END.search(text, start, stop)
+    return ending.end() if ending else stop
+
+
+def _trimmed(text: str, start: int, end: int) -> Iterator[Sentence]:
+    """Yield text[start:end] without item number and outer blanks, in pieces of at most _LONGEST characters."""
     item = _ITEM.match(text, start, end)
-    if item:
-        start = item.end()
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    if end > start and has_words(text[start:end]):
-        found.append(Sentence(text[start:end], section, source, start, end))
+    start = item.end() if item else start
+    while start < end:
+        stop = end
+        if end - start > _LONGEST:
+            blank = text.rfind(" ", start, start + _LONGEST)
+            stop = blank if blank > start else start + _LONGEST
+        piece = text[start:stop].rstrip()
+        if has_words(piece):
+            yield Sentence(piece, start, start + len(piece))
+        start = stop
