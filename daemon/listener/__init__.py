@@ -4,7 +4,6 @@
 
     receive   fragments of a C-STORE from the socket's buffer to a file, in the thread that reads the socket
     intake    the file: meta header, hash, watermark, hand-over to the spool
-    command   the command sets of C-STORE
     status    exception -> DIMSE status
     contexts  what is negotiated, from the readers' table
     commitment  N-ACTION -> N-EVENT-REPORT
@@ -21,8 +20,9 @@ import structlog
 from pynetdicom import AE
 
 from daemon.config import Config
+from daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.listener.contexts import add_contexts
-from daemon.listener.intake import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Intake
+from daemon.listener.intake import Intake
 from daemon.listener.receive import ReceivingAssociation
 from daemon.network import serve
 from storage.spool import Spool

@@ -9,15 +9,13 @@ import threading
 import time
 from pathlib import Path
 
+from daemon.command_set import StoreRequest
 from daemon.config import StorageSection
-from daemon.listener.command import StoreRequest
+from daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.listener.status import NoDataSet, NoSopInstance, NoSuchSopClass, OutOfResources
 from encoders.readers import READERS
 from storage.spool import Accepted, Spool
 
-#: Our own root (made from a random UUID, PS3.5 B.2), and the name of this software.
-IMPLEMENTATION_CLASS_UID = "2.25.299912351124446414177075146931527732082"
-IMPLEMENTATION_VERSION_NAME = "CXRFIND_01"
 _MAXIMUM_UID_LENGTH = 256
 _DEPTH_INTERVAL_S = 1.0
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from pynetdicom.pdu_primitives import P_DATA
 
-from daemon.listener.command import StoreRequest, store_request, store_response
+from daemon.command_set import StoreRequest, store_request, store_response
 from daemon.listener.intake import IncomingObject, Intake
 from daemon.listener.status import SUCCESS, store_status
 from daemon.network import ServedAssociation

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 _AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0100, 0x0110
-_MESSAGE_ID_RESPONDED_TO, _DATA_SET_TYPE, _STATUS, _ERROR_COMMENT = 0x0120, 0x0800, 0x0900, 0x0902
+_PRIORITY, _MESSAGE_ID_RESPONDED_TO, _DATA_SET_TYPE, _STATUS, _ERROR_COMMENT = 0x0700, 0x0120, 0x0800, 0x0900, 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
-_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+_C_STORE_RQ, _C_STORE_RSP, _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x8001, 0x0000, 0x0101
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +90,35 @@ def store_response(request: StoreRequest, status: int, comment: str = "") -> byt
     )
     if comment:
         body += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
-    body += _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid.encode("ascii"))
+    return _with_group_length(body + _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid.encode("ascii")))
+
+
+def encoded_store_request(request: StoreRequest) -> bytes:
+    """Return the encoded command set of a C-STORE-RQ of medium priority."""
+    return _with_group_length(
+        _element(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid.encode("ascii"))
+        + _element(_COMMAND_FIELD, _US.pack(_C_STORE_RQ))
+        + _element(_MESSAGE_ID, _US.pack(request.message_id))
+        + _element(_PRIORITY, _US.pack(0))
+        + _element(_DATA_SET_TYPE, _US.pack(_WITH_DATA_SET if request.has_data_set else _NO_DATA_SET))
+        + _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid.encode("ascii"))
+    )
+
+
+def response_status(command_set: bytes) -> tuple[int, str]:
+    """Return status and error comment of a response.
+
+    Raises
+    ------
+    ValueError
+        If it is cut short, or holds no status.
+    """
+    elements = elements_of(command_set)
+    status = _number(elements, _STATUS, -1)
+    if status < 0:
+        raise ValueError("response without status")
+    return status, elements.get(_ERROR_COMMENT, b"").decode("ascii", "replace").strip(" \0")
+
+
+def _with_group_length(body: bytes) -> bytes:
     return _element(0x0000, struct.pack("<L", len(body))) + body
