@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import sys
+import threading
 import warnings
 
 import pytest
@@ -17,13 +19,24 @@ from daemon.config import LogSection
 NAME = "MARKED^PATIENT"
 
 
+@pytest.fixture(autouse=True)
+def _undone():
+    """Leave this process's logging as it was."""
+    root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+
+
 @pytest.fixture
 def stream():
     stream = io.StringIO()
     logs.configure(LogSection(format="json"), "worker", stream)
-    yield stream
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
+    return stream
 
 
 def lines(stream):
@@ -115,7 +128,5 @@ def test_a_console_line_is_readable_text():
     stream = io.StringIO()
     logs.configure(LogSection(format="console"), "finder", stream)
     logs.get_logger().info("index.loaded", vectors=12)
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
     assert "index.loaded" in stream.getvalue()
     assert "vectors=12" in stream.getvalue()

@@ -1,0 +1,108 @@
+"""How a role's process shows that it lives, and how it is ended; what systemd is told."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from daemon.notify import Notifier
+from daemon.roles import Heartbeat, heartbeat_path, read_heartbeat, run_folder
+
+
+@pytest.fixture
+def path(tmp_path):
+    run_folder(tmp_path)
+    return heartbeat_path(tmp_path, "worker", 0)
+
+
+def wait_for(condition):
+    until = time.monotonic() + 20
+    while not (value := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return value
+
+
+def test_a_heartbeat_tells_process_readiness_and_facts_and_goes_with_the_process(path):
+    facts = {"batches": 1}
+    with Heartbeat(path) as beat:
+        beat.facts = facts.copy
+        wait_for(lambda: read_heartbeat(path).get("ready") is False)
+        beat.ready.set()
+        seen = wait_for(lambda: (found := read_heartbeat(path)).get("ready") and found)
+        assert (seen["pid"], seen["batches"]) == (os.getpid(), 1)
+        facts["batches"] = 2
+        renewed = wait_for(lambda: (found := read_heartbeat(path))["batches"] == 2 and found)
+        assert renewed["at"] > seen["at"]
+    assert not path.exists()
+
+
+def test_facts_that_cannot_be_told_do_not_end_the_heartbeat(path):
+    faults = []
+
+    def facts():
+        faults.append(1)
+        if len(faults) < 3:
+            raise ValueError("not now")
+        return {"batches": 7}
+
+    with Heartbeat(path) as beat:
+        beat.facts = facts
+        wait_for(lambda: read_heartbeat(path).get("batches") == 7)
+
+
+def test_a_heartbeat_that_is_missing_or_torn_is_empty(path):
+    assert read_heartbeat(path) == {}
+    path.write_text('{"pid": 1')
+    assert read_heartbeat(path) == {}
+
+
+def test_a_role_that_does_not_exist_is_a_fault_of_the_configuration_and_says_which_there_are(tmp_path):
+    program = "import sys; from daemon import config, roles; sys.exit(roles.run_role('cook', config.load()))"
+    environment = {**os.environ, "CXRFIND_STORAGE__DIRECTORY": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 78
+    assert "the roles are listener, worker, finder" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sets_stop_however_often_it_comes(number):
+    program = (
+        "import threading, sys; from daemon.roles import stop_on_signals; stop = threading.Event();"
+        "stop_on_signals(stop); print('up', flush=True); stop.wait(60); sys.exit(0 if stop.is_set() else 3)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        for _ in range(5):
+            process.send_signal(number)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_hears_what_it_is_told_and_the_roles_do_not_inherit_its_socket(tmp_path, monkeypatch, abstract):
+    name = f"@cxrfind-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name[1:] if abstract else name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+        notifier = Notifier()
+        assert "NOTIFY_SOCKET" not in os.environ
+        assert notifier.watchdog_interval_s == 5
+        notifier.tell("READY=1", "STATUS=all roles ready")
+        assert systemd.recv(100) == b"READY=1\nSTATUS=all roles ready"
+    notifier.tell("STOPPING=1")                     # nobody listens any more: no fault
+
+
+def test_without_systemd_nothing_is_told(monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    notifier = Notifier()
+    notifier.tell("READY=1")
+    assert notifier.watchdog_interval_s is None
