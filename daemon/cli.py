@@ -100,6 +100,17 @@ def status(config_path: Path | None, as_json: bool) -> None:
 
 @cli.command()
 @config_option
+@click.option("--retry", is_flag=True, help="Give all of them back to the workers.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def quarantine(config_path: Path | None, retry: bool, as_json: bool) -> None:
+    """List the objects that could not be read, with the reason; their files are kept."""
+    from daemon import administration
+
+    administration.quarantine(load(config_path), retry, as_json)
+
+
+@cli.command()
+@config_option
 @click.option("--study", "uids", multiple=True, help="Study, series or SOP Instance UID of an example; may be repeated.")
 @click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A DICOM, JPEG or PNG file as the example; it is not kept.")

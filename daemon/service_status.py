@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import Config
+from daemon.roles import ROLES, read_heartbeat
 from storage.base import StorageError
 from storage.catalogue import open_catalogue
 from storage.spool import Spool
-
-ROLES = ("listener", "worker", "finder")
 
 #: A role writes its heartbeat every second; older than this and it hangs or is gone.
 FRESH_S = 10.0
@@ -37,10 +36,7 @@ def heartbeats(directory: Path) -> list[dict[str, Any]]:
         role = path.stem.split("-")[0]
         if role not in ROLES:
             continue
-        try:
-            heartbeat = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            continue
+        heartbeat = read_heartbeat(path)
         if _alive(heartbeat):
             found.append({**heartbeat, "role": role})
     return found
