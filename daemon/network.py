@@ -1,11 +1,13 @@
 """What both application entities share: rights of callers, caps on associations, TLS, the server itself.
 
 The accept loop only accepts: a TLS handshake and a silent caller cost one thread, never the others' time. A connection
-that has not yet asked for an association holds no association's place, and is dropped after ARTIM (acse_timeout_s).
+that has not yet asked for an association holds no association's place; it is dropped after ARTIM (acse_timeout_s), or
+when as many wait as there may be associations: then the one that has been silent longest makes room.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import ipaddress
@@ -154,7 +156,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             else:
                 for handler in handlers:
                     assoc.bind(event, handler[0], handler[1])
-        assoc.ending = self.server.forget
+        assoc.client_address, assoc.ending = self.client_address, self.server.forget
         return assoc
 
     def handle(self) -> None:
@@ -167,7 +169,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 class ServedAssociation(QuickAssociation):
     """An association of a `Server`, which it tells when it ends."""
 
-    ending: Callable[[Any], None] = staticmethod(lambda _: None)
+    client_address: Any
+    ending: Callable[[Any], None]
 
     def run_reactor(self) -> None:
         """Serve the association, from its request to its end."""
@@ -197,7 +200,7 @@ class Server(AssociationServer):  # type: ignore[misc]
         self.section, self.peers, self.required_right = section, tuple(peers), required_right
         self.association_class, self._reuse_port = association_class, reuse_port
         self._lock = threading.Lock()
-        self._waiting: Counter[str] = Counter()     # connections without an association yet, by address
+        self._waiting: dict[Any, socket.socket] = {}    # connections without an association yet, by address and port
         self._admitted: Counter[str] = Counter()    # associations, by address
         self._associations: dict[Any, bool] = {}    # association -> admitted
         address = (section.host, section.port)
@@ -232,42 +235,51 @@ class Server(AssociationServer):  # type: ignore[misc]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand a connection to its own threads, unless too many are waiting already."""
-        address = client_address[0]
         with self._lock:
-            full = (
-                self._waiting.total() >= self.section.maximum_associations
-                or self._waiting[address] >= self.section.maximum_associations_per_address
-            )
-            if not full:
-                self._waiting[address] += 1
-        if full:
-            log.warning("connection.refused", address=address, reason="too many connections without an association")
-            self.shutdown_request(request)
-        elif self.ssl_context is None:
+            self._make_room(client_address[0])
+            self._waiting[client_address] = request
+        if self.ssl_context is None:
             self._begin(request, client_address)
         else:
             threading.Thread(target=self._shake_hands, args=(request, client_address), daemon=True).start()
+
+    def _make_room(self, address: str) -> None:
+        same = [waiting for waiting in self._waiting if waiting[0] == address]
+        if len(same) >= self.section.maximum_associations_per_address:
+            longest = same[0]
+        elif len(self._waiting) >= self.section.maximum_associations:
+            longest = next(iter(self._waiting))
+        else:
+            return
+        log.warning("connection.dropped", address=longest[0], reason="too many connections without an association")
+        with contextlib.suppress(OSError):
+            self._waiting.pop(longest).shutdown(socket.SHUT_RDWR)
 
     def _begin(self, request: Any, client_address: Any) -> None:
         try:
             self.finish_request(request, client_address)
         except (OSError, RuntimeError) as error:    # out of descriptors or threads: this caller goes, we stay
             log.error("connection.failed", address=client_address[0], error=type(error).__name__)
-            self._leave_waiting(client_address[0])
+            self._leave_waiting(client_address)
             self.shutdown_request(request)
 
     def _shake_hands(self, request: socket.socket, client_address: Any) -> None:
         assert self.ssl_context is not None
+        connection = request
         try:
             request.settimeout(self.section.acse_timeout_s)
-            secured = self.ssl_context.wrap_socket(request, server_side=True)
+            connection = self.ssl_context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            with self._lock:
+                if client_address in self._waiting:
+                    self._waiting[client_address] = connection
+            connection.do_handshake()
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
             log.warning("tls.refused", address=client_address[0], reason=reason)
-            self._leave_waiting(client_address[0])
-            self.shutdown_request(request)
+            self._leave_waiting(client_address)
+            self.shutdown_request(connection)
             return
-        self._begin(secured, client_address)
+        self._begin(connection, client_address)
 
     def service_actions(self) -> None:
         """Do nothing between two connections (pynetdicom forces a garbage collection here)."""
@@ -278,11 +290,9 @@ class Server(AssociationServer):  # type: ignore[misc]
 
     # ---- places
 
-    def _leave_waiting(self, address: str) -> None:
+    def _leave_waiting(self, client_address: Any) -> None:
         with self._lock:
-            self._waiting[address] -= 1
-            if self._waiting[address] <= 0:
-                del self._waiting[address]
+            self._waiting.pop(client_address, None)
 
     def remember(self, assoc: Any) -> None:
         """Keep an association in mind until `forget`."""
@@ -298,7 +308,7 @@ class Server(AssociationServer):  # type: ignore[misc]
                 if self._admitted[address] <= 0:
                     del self._admitted[address]
                 return
-        self._leave_waiting(address)
+        self._leave_waiting(assoc.client_address)
 
     def admit(self, assoc: Any) -> tuple[int, int, int] | None:
         """Return why an association is rejected, as (result, source, reason) of PS3.8 Table 9-21; None: it is not."""
@@ -327,7 +337,7 @@ class Server(AssociationServer):  # type: ignore[misc]
                 return LOCAL_LIMIT_EXCEEDED
             self._admitted[caller.address] += 1
             self._associations[assoc] = True
-        self._leave_waiting(caller.address)
+        self._leave_waiting(assoc.client_address)
         return None
 
     # ---- the end

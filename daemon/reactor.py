@@ -332,11 +332,10 @@ class QuickAssociation(Association):  # type: ignore[misc]
 
     def _run_reactor(self) -> None:
         """Serve requests until release, abort, loss of the connection, or idle time-out."""
-        self._is_paused = False
         while not self._kill:
+            self._is_paused = True                  # whoever calls release() or a send_...() now need not wait for us
             self.signal.wait(min(1.0, max(0.01, self.dul._idle_timer.remaining)))
             self.signal.clear()
-            self._is_paused = True
             self._reactor_checkpoint.wait()
             self._is_paused = False
             context_id, message = self.dimse.get_msg(block=False)
