@@ -1,8 +1,8 @@
 """Snapshots on disk: written beside, checked, then renamed into place; two are kept; any doubt means none.
 
 A snapshot is a folder ``snapshot-<sequence>`` with the files of whoever saved it and ``manifest.json``, which holds
-every file's size and sha256 (and its own on a second line). hnswlib loads 4 KB of bit rot without a word and crashes later: no byte reaches it
-before its hash is right.
+every file's size and sha256, and on a second line its own. hnswlib loads 4 KB of bit rot without a word and crashes
+later: no byte reaches it before its hash is right.
 """
 
 from __future__ import annotations

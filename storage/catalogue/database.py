@@ -1,0 +1,158 @@
+"""Opening the database, bringing its schema up to date, and the two kinds of transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from storage.base import StorageError
+from storage.catalogue.schema import SCHEMA_REVISION, counters
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+#: A writer waits so long for another process's transaction (a batch takes some 10 ms).
+_BUSY_TIMEOUT_MS = 60_000
+
+
+class CatalogueError(StorageError):
+    """The catalogue's database cannot be used as it is."""
+
+
+class CatalogueTooNew(CatalogueError):
+    """The database was written by a newer cxrfind."""
+
+
+class CatalogueUnavailable(CatalogueError):
+    """The database did not answer: locked too long, disk full, disk error, connection lost."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A write transaction and the sequence numbers that it takes."""
+
+    connection: Connection
+    sequence: int
+
+    def next(self) -> int:
+        """Return the next sequence number; one for each vector that comes or goes, one for anything else."""
+        self.sequence += 1
+        return self.sequence
+
+
+class Database:
+    """An SQLAlchemy engine with the schema at SCHEMA_REVISION. Open it after forking, not before."""
+
+    def __init__(self, url_or_path: str | Path) -> None:
+        """Open, make or upgrade a database.
+
+        Raises
+        ------
+        CatalogueTooNew
+            If a newer cxrfind made it.
+        CatalogueUnavailable
+            If it cannot be opened.
+        """
+        self._engine = _engine(url_or_path)
+        with _explained():
+            self._migrate()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection with one consistent view of the database."""
+        with _explained(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """Give a transaction that no other writer runs beside; durable when the block has ended, else undone."""
+        options = {"cxrfind_write": True}
+        with _explained(), self._engine.connect().execution_options(**options) as connection, connection.begin():
+            row = select(counters.c.value).where(counters.c.name == "sequence").with_for_update()
+            transaction = Transaction(connection, connection.execute(row).scalar_one())
+            yield transaction
+            connection.execute(
+                update(counters).where(counters.c.name == "sequence").values(value=transaction.sequence)
+            )
+
+    def _migrate(self) -> None:
+        with self._engine.connect() as connection, connection.begin():
+            revision = _revision(connection)
+        if revision == SCHEMA_REVISION:
+            return
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if revision is not None and revision not in known:
+            raise CatalogueTooNew(
+                f"the catalogue has schema {revision}, this cxrfind knows up to {SCHEMA_REVISION}: install the cxrfind "
+                "that made it or a newer one, or restore a backup from before the upgrade"
+            )
+        with self._engine.connect().execution_options(cxrfind_write=True) as connection, connection.begin():
+            if _revision(connection) != SCHEMA_REVISION:            # another process may have been faster
+                config.attributes["connection"] = connection
+                command.upgrade(config, SCHEMA_REVISION)
+
+
+def _engine(url_or_path: str | Path) -> Engine:
+    given = str(url_or_path)
+    url = given if "://" in given else f"sqlite:///{Path(given).absolute()}"
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_size=16, max_overflow=-1)
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, pool_size=16, max_overflow=-1)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise CatalogueUnavailable(f"catalogue.url cannot be used ({error}); e.g. sqlite:////path/file") from error
+    except OSError as error:
+        raise CatalogueUnavailable(f"the catalogue's folder cannot be made: {error.strerror}") from error
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None                               # the driver must not begin on its own
+    for pragma in (
+        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "page_size = 8192",                                         # three 512-number vectors a page instead of one
+        "journal_mode = WAL",
+        "synchronous = FULL",                                       # a commit survives a power cut
+        "cache_size = -65536",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers lock at once: a read lock that is raised later fails at once when somebody else has written."""
+    write = connection.get_execution_options().get("cxrfind_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:                                     # its text would quote bound values, of patients
+        raise CatalogueUnavailable(f"the catalogue's database failed: {error.orig}") from error.orig

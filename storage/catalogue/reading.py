@@ -1,0 +1,260 @@
+"""What the finder asks: changes since a sequence number, examples, studies, renditions, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, case, func, or_, select
+
+from storage.base import (
+    Changes,
+    EmbeddingRow,
+    InstanceState,
+    Int64,
+    Kind,
+    Pending,
+    ReportRecord,
+    StudyRecord,
+)
+from storage.catalogue.reports import prevailing
+from storage.catalogue.rows import EMBEDDING_ROWS, chunks, embedding_rows, record_of
+from storage.catalogue.schema import (
+    counters,
+    embeddings,
+    encodings,
+    generations,
+    instances,
+    present_findings,
+    reports,
+    series,
+    studies,
+    study_findings,
+    tombstones,
+)
+from storage.catalogue.selecting import study_attributes
+
+_BEST_STATE_FIRST = (InstanceState.INDEXED, InstanceState.GATED, InstanceState.PLAIN, InstanceState.HIDDEN)
+_VISIBLE = instances.c.state != InstanceState.HIDDEN
+
+
+def sequence(connection: Connection) -> int:
+    """Return the newest sequence number."""
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == "sequence")).scalar_one())
+
+
+def changes(connection: Connection, generation_id: int, after: int, limit: int) -> Changes:
+    """See `Catalogue.changes`. Every vector that comes or goes has a sequence number of its own, so pages fit."""
+    newest = sequence(connection)
+    added = connection.execute(
+        EMBEDDING_ROWS.where(embeddings.c.generation_id == generation_id, embeddings.c.sequence > after)
+        .order_by(embeddings.c.sequence)
+        .limit(limit)
+    ).all()
+    removed = connection.execute(
+        select(tombstones.c.label, tombstones.c.sequence)
+        .where(
+            tombstones.c.generation_id == generation_id,
+            tombstones.c.sequence > after,
+            tombstones.c.added_sequence <= after,                   # else the caller has never seen it
+        )
+        .order_by(tombstones.c.sequence)
+        .limit(limit)
+    ).all()
+    reached = min([newest, *(rows[-1].sequence for rows in (added, removed) if len(rows) == limit)])
+    return Changes(
+        sequence=reached,
+        added=tuple(embedding_rows([row for row in added if row.sequence <= reached])),
+        removed=tuple(row.label for row in removed if row.sequence <= reached),
+    )
+
+
+def labels(connection: Connection, generation_id: int) -> Int64:
+    """See `Catalogue.labels`."""
+    statement = select(embeddings.c.label).where(embeddings.c.generation_id == generation_id)
+    return np.sort(np.fromiter(connection.execute(statement).scalars(), dtype=np.int64))
+
+
+def study_of(connection: Connection, uid: str) -> str | None:
+    """See `Catalogue.study_of`."""
+    for statement in (
+        select(studies.c.study_uid).where(studies.c.study_uid == uid),
+        select(instances.c.study_uid).where(instances.c.sop_uid == uid),
+        select(series.c.study_uid).where(series.c.series_uid == uid).order_by(series.c.instance_count.desc()),
+    ):
+        found = connection.execute(statement.limit(1)).scalar()
+        if found is not None:
+            return str(found)
+    return None
+
+
+def _of_uid(uid: str) -> ColumnElement[bool]:
+    return or_(instances.c.sop_uid == uid, instances.c.series_uid == uid, instances.c.study_uid == uid)
+
+
+def example_rows(connection: Connection, generation_id: int, uid: str) -> list[EmbeddingRow]:
+    """See `Catalogue.example_rows`."""
+    in_series = select(instances.c.sop_uid).where(instances.c.series_uid == uid)
+    statement = EMBEDDING_ROWS.where(
+        embeddings.c.generation_id == generation_id,
+        or_(embeddings.c.study_uid == uid, embeddings.c.sop_uid == uid, embeddings.c.sop_uid.in_(in_series)),
+    ).order_by(embeddings.c.label)
+    return embedding_rows(connection.execute(statement).all())
+
+
+def example_state(connection: Connection, uid: str) -> tuple[InstanceState | None, str]:
+    """See `Catalogue.example_state`."""
+    rows = connection.execute(select(instances.c.state, instances.c.reason).where(_of_uid(uid))).all()
+    for state in _BEST_STATE_FIRST:
+        for row in rows:
+            if row.state == state:
+                return state, row.reason
+    return None, ""
+
+
+def studies_by_uid(connection: Connection, study_uids: Sequence[str]) -> dict[str, StudyRecord]:
+    """See `Catalogue.studies`."""
+    active = connection.execute(select(generations.c.generation_id).where(generations.c.active)).scalar()
+    found: dict[str, StudyRecord] = {}
+    for some in chunks(dict.fromkeys(study_uids)):
+        best = prevailing(connection, some)
+        findings: dict[str, Mapping[str, float]] = {
+            row.study_uid: row.findings
+            for row in connection.execute(
+                select(study_findings).where(
+                    study_findings.c.study_uid.in_(some), study_findings.c.generation_id == active
+                )
+            )
+        }
+        present: dict[str, list[str]] = {}
+        for row in connection.execute(
+            select(present_findings)
+            .where(present_findings.c.study_uid.in_(some), present_findings.c.generation_id == active)
+            .order_by(present_findings.c.name)
+        ):
+            present.setdefault(row.study_uid, []).append(row.name)
+        for row in connection.execute(
+            select(studies).where(studies.c.study_uid.in_(some), studies.c.instance_count > 0)
+        ):
+            uid = row.study_uid
+            found[uid] = StudyRecord(
+                study_instance_uid=uid,
+                patient_key=row.patient_key,
+                attributes=study_attributes(row),
+                findings=dict(findings.get(uid, {})),
+                findings_present=tuple(present.get(uid, ())),
+                report=record_of(best[uid]) if uid in best else None,
+                source_ae_title=row.source_ae_title,
+            )
+    return found
+
+
+def instances_of(connection: Connection, level_uids: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
+    """See `Catalogue.instances_of`; keys STUDY, SERIES, IMAGE (or study, series, sop), together."""
+    columns = {
+        "STUDY": instances.c.study_uid,
+        "SERIES": instances.c.series_uid,
+        "IMAGE": instances.c.sop_uid,
+        "SOP": instances.c.sop_uid,
+    }
+    conditions = []
+    for name, uids in level_uids.items():
+        column = columns.get(name.upper())
+        if column is None:
+            raise ValueError(f"{name!r} is no level; use one of {', '.join(columns)}")
+        if uids:
+            conditions.append(column.in_(list(uids)))
+    if not conditions:
+        return []
+    statement = select(instances.c.sop_class_uid, instances.c.sop_uid, instances.c.transfer_syntax_uid)
+    rows = connection.execute(statement.where(*conditions, _VISIBLE).order_by(instances.c.sop_uid))
+    return [(row.sop_class_uid, row.sop_uid, row.transfer_syntax_uid) for row in rows]
+
+
+def rendition_of(connection: Connection, study_instance_uid: str, sop_instance_uid: str) -> str | None:
+    """See `Catalogue.rendition_of`."""
+    statement = select(instances.c.rendition).where(
+        instances.c.study_uid == study_instance_uid, instances.c.rendition.is_not(None), _VISIBLE
+    )
+    if sop_instance_uid:
+        statement = statement.where(instances.c.sop_uid == sop_instance_uid)
+    indexed_first = case((instances.c.state == InstanceState.INDEXED, 0), else_=1)
+    frontal_first = case((instances.c.view == "frontal", 0), (instances.c.view == "unknown", 1), else_=2)
+    ordered = statement.order_by(indexed_first, frontal_first, instances.c.received_at, instances.c.sop_uid)
+    found = connection.execute(ordered.limit(1)).scalar()
+    return None if found is None else str(found)
+
+
+def pending(connection: Connection, generation_id: int, limit: int) -> list[Pending]:
+    """See `Catalogue.pending`: images with a rendition, current report versions with a text."""
+
+    def lacking(kind: Kind, uid: ColumnElement[str]) -> ColumnElement[bool]:
+        mine = (encodings.c.generation_id == generation_id) & (encodings.c.kind == kind)
+        return ~select(encodings.c.encoding_id).where(encodings.c.uid == uid, mine).exists()
+
+    images = select(instances.c.sop_uid, instances.c.rendition).where(
+        instances.c.own_state == InstanceState.INDEXED,
+        instances.c.is_image,
+        instances.c.rendition.is_not(None),
+        lacking(Kind.IMAGE, instances.c.sop_uid),
+    )
+    found = [Pending(row.sop_uid, row.rendition, None) for row in connection.execute(images.limit(limit))]
+    texts = (
+        select(reports)
+        .join(instances, instances.c.sop_uid == reports.c.sop_uid)
+        .where(
+            reports.c.current,
+            instances.c.own_state == InstanceState.INDEXED,
+            (reports.c.findings != "") | (reports.c.impression != "") | (reports.c.text != ""),
+            lacking(Kind.REPORT, reports.c.sop_uid),
+        )
+        .order_by(reports.c.report_id)
+    )
+    if len(found) < limit:
+        rows = connection.execute(texts.limit(limit - len(found)))
+        found += [Pending(row.sop_uid, None, record_of(row)) for row in rows]
+    return found
+
+
+def report_versions(connection: Connection, study_instance_uid: str) -> list[ReportRecord]:
+    """Return every report version that lies in a study, replaced bytes included, oldest first."""
+    rows = connection.execute(
+        select(reports).where(reports.c.study_uid == study_instance_uid).order_by(reports.c.report_id)
+    )
+    return [record_of(row) for row in rows]
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """See `Catalogue.counts`."""
+
+    def one(statement: Any) -> int:
+        return int(connection.execute(statement).scalar_one())
+
+    by_state: dict[str, int] = {
+        row.state: row.number
+        for row in connection.execute(
+            select(instances.c.state, func.count().label("number")).group_by(instances.c.state)
+        )
+    }
+    active = select(generations.c.generation_id).where(generations.c.active).scalar_subquery()
+    by_kind: dict[str, int] = {
+        row.kind: row.number
+        for row in connection.execute(
+            select(embeddings.c.kind, func.count().label("number"))
+            .where(embeddings.c.generation_id == active)
+            .group_by(embeddings.c.kind)
+        )
+    }
+    shown = studies.c.instance_count > 0
+    return {
+        "studies": one(select(func.count()).select_from(studies).where(shown)),
+        "instances": sum(count for state, count in by_state.items() if state != InstanceState.HIDDEN),
+        "images_searchable": by_kind.get(Kind.IMAGE, 0),
+        "reports_searchable": by_kind.get(Kind.REPORT, 0),
+        "gated": by_state.get(InstanceState.GATED, 0),
+        "hidden": by_state.get(InstanceState.HIDDEN, 0),
+        "patients": one(
+            select(func.count(studies.c.patient_key.distinct())).where(shown, studies.c.patient_key != "")
+        ),
+    }

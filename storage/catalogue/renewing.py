@@ -1,0 +1,197 @@
+"""A study's searchable vectors and findings, made anew whenever something in it has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+from sqlalchemy import Connection, delete, insert, select
+
+from storage.base import Fuse, InstanceState, Kind
+from storage.catalogue.database import Transaction
+from storage.catalogue.intake import put_encoding
+from storage.catalogue.reports import match_reports, prevailing
+from storage.catalogue.rows import AnyRow, chunks, put, vector_bytes, vector_of
+from storage.catalogue.schema import (
+    embeddings,
+    encodings,
+    generations,
+    instances,
+    present_findings,
+    stale_studies,
+    study_findings,
+    tombstones,
+)
+from storage.catalogue.settling import settle
+
+#: Studies left over from another generation's commits that one commit renews beside its own.
+_STALE_AT_ONCE = 256
+_PRESENT = 0.5
+
+
+def settle_all(connection: Connection, touched: Collection[str]) -> set[str]:
+    """Settle studies, then match reports; return all studies that need new vectors."""
+    for study_uid in sorted(touched):
+        settle(connection, study_uid)
+    return set(touched) | match_reports(connection, touched)
+
+
+def renew_all(
+    transaction: Transaction, touched: Collection[str], generation_id: int, dim: int, fuse: Fuse
+) -> None:
+    """Renew vectors and findings of studies in one generation, and see that the others know."""
+    connection = transaction.connection
+    mark_stale(transaction, touched, except_generation=generation_id)
+    left = select(stale_studies.c.study_uid).where(stale_studies.c.generation_id == generation_id)
+    stale = set(connection.execute(left.limit(_STALE_AT_ONCE)).scalars())
+    for study_uid in sorted({*touched, *stale}):
+        _renew(transaction, study_uid, generation_id, dim, fuse)
+    for some in chunks(stale):
+        done = (stale_studies.c.generation_id == generation_id) & stale_studies.c.study_uid.in_(some)
+        connection.execute(delete(stale_studies).where(done))
+
+
+def mark_stale(transaction: Transaction, touched: Collection[str], except_generation: int | None = None) -> None:
+    """Withdraw at once what must no longer be found in other generations; their models fuse again later."""
+    connection = transaction.connection
+    for other in connection.execute(select(generations.c.generation_id)).scalars().all():
+        if other == except_generation:
+            continue
+        for study_uid in sorted(touched):
+            wanted = _wanted(connection, study_uid, other)
+            rows = _current(connection, study_uid, other)
+            gone = [row for row in rows if row.kind != Kind.JOINT and (row.kind, row.sop_uid) not in wanted]
+            gone += [row for row in rows if row.kind != Kind.JOINT and _moved(row, wanted)]
+            if gone:
+                gone += [row for row in rows if row.kind == Kind.JOINT]
+            remove_embeddings(transaction, gone)
+            put_stale(connection, other, study_uid)
+
+
+def put_stale(connection: Connection, generation_id: int, study_uid: str) -> None:
+    """Note that a study's vectors in a generation are to be renewed."""
+    key = {"generation_id": generation_id, "study_uid": study_uid}
+    where = (stale_studies.c.generation_id == generation_id) & (stale_studies.c.study_uid == study_uid)
+    if connection.execute(select(stale_studies).where(where)).first() is None:
+        connection.execute(insert(stale_studies).values(**key))
+
+
+def _moved(row: AnyRow, wanted: dict[tuple[str, str], AnyRow]) -> bool:
+    target = wanted.get((row.kind, row.sop_uid))
+    return target is not None and target.encoding_id != row.encoding_id
+
+
+def _current(connection: Connection, study_uid: str, generation_id: int) -> list[AnyRow]:
+    where = (embeddings.c.study_uid == study_uid) & (embeddings.c.generation_id == generation_id)
+    return list(connection.execute(select(embeddings).where(where)))
+
+
+def _wanted(connection: Connection, study_uid: str, generation_id: int) -> dict[tuple[str, str], AnyRow]:
+    """Return the encodings that should be searchable, by (kind, SOP Instance UID); images in order of their UID."""
+    images = (
+        select(encodings)
+        .join(instances, instances.c.sop_uid == encodings.c.uid)
+        .where(
+            instances.c.study_uid == study_uid,
+            instances.c.state == InstanceState.INDEXED,
+            encodings.c.kind == Kind.IMAGE,
+            encodings.c.generation_id == generation_id,
+        )
+        .order_by(encodings.c.uid)
+    )
+    wanted = {(str(Kind.IMAGE), row.uid): row for row in connection.execute(images)}
+    report = prevailing(connection, [study_uid]).get(study_uid)
+    if report is not None:
+        where = (
+            encodings.c.uid == report.sop_uid,
+            encodings.c.kind == Kind.REPORT,
+            encodings.c.generation_id == generation_id,
+        )
+        row = connection.execute(select(encodings).where(*where)).one_or_none()
+        if row is not None:
+            wanted[str(Kind.REPORT), row.uid] = row
+    return wanted
+
+
+def _renew(transaction: Transaction, study_uid: str, generation_id: int, dim: int, fuse: Fuse) -> None:
+    connection = transaction.connection
+    wanted = _wanted(connection, study_uid, generation_id)
+    _put_findings(connection, study_uid, generation_id, wanted.values())
+    targets = {key: row.encoding_id for key, row in wanted.items() if row.vector is not None}
+    images = [vector_of(row.vector) for (kind, _), row in wanted.items() if kind == Kind.IMAGE and row.vector]
+    texts = [vector_of(row.vector) for (kind, _), row in wanted.items() if kind == Kind.REPORT and row.vector]
+    if targets:
+        stack = np.stack(images) if images else np.zeros((0, dim), dtype=np.float32)
+        joint = vector_bytes(fuse(stack, texts[0] if texts else None), dim)
+        joint_key = {"generation_id": generation_id, "kind": Kind.JOINT, "uid": study_uid}
+        targets[str(Kind.JOINT), ""] = put_encoding(connection, joint_key, joint, {})
+    else:
+        gone = (encodings.c.uid == study_uid) & (encodings.c.generation_id == generation_id)
+        connection.execute(delete(encodings).where(gone, encodings.c.kind == Kind.JOINT))
+    current = _current(connection, study_uid, generation_id)
+    remove_embeddings(transaction, [row for row in current if targets.get((row.kind, row.sop_uid)) != row.encoding_id])
+    kept = {(row.kind, row.sop_uid) for row in current if targets.get((row.kind, row.sop_uid)) == row.encoding_id}
+    for (kind, sop_uid), encoding_id in targets.items():
+        if (kind, sop_uid) not in kept:
+            connection.execute(
+                insert(embeddings).values(
+                    generation_id=generation_id,
+                    kind=kind,
+                    study_uid=study_uid,
+                    sop_uid=sop_uid,
+                    encoding_id=encoding_id,
+                    sequence=transaction.next(),
+                )
+            )
+
+
+def remove_embeddings(transaction: Transaction, rows: Iterable[AnyRow]) -> None:
+    """Take rows of `embeddings` out of every search; their labels are never used again."""
+    for row in rows:
+        transaction.connection.execute(delete(embeddings).where(embeddings.c.label == row.label))
+        transaction.connection.execute(
+            insert(tombstones).values(
+                label=row.label,
+                generation_id=row.generation_id,
+                added_sequence=row.sequence,
+                sequence=transaction.next(),
+            )
+        )
+
+
+def _put_findings(
+    connection: Connection, study_uid: str, generation_id: int, encoded: Iterable[AnyRow]
+) -> None:
+    """Store what the prevailing report says of each finding, else the images' highest probability."""
+    said: dict[str, float] = {}
+    seen: dict[str, float] = {}
+    has_report = False
+    for row in encoded:
+        if row.kind == Kind.REPORT:
+            said, has_report = dict(row.findings), True
+        else:
+            for name, value in row.findings.items():
+                seen[name] = max(value, seen.get(name, 0.0))
+    judged, least = (said, 1.0) if has_report else (seen, _PRESENT)
+    present = {name for name, value in judged.items() if value >= least}
+    old_rows = select(present_findings.c.name).where(
+        present_findings.c.generation_id == generation_id, present_findings.c.study_uid == study_uid
+    )
+    old = set(connection.execute(old_rows).scalars())
+    for name in sorted(present - old):
+        connection.execute(
+            insert(present_findings).values(generation_id=generation_id, name=name, study_uid=study_uid)
+        )
+    for name in old - present:
+        gone = (present_findings.c.generation_id == generation_id) & (present_findings.c.study_uid == study_uid)
+        connection.execute(delete(present_findings).where(gone, present_findings.c.name == name))
+    if not (said or seen):
+        gone = (study_findings.c.study_uid == study_uid) & (study_findings.c.generation_id == generation_id)
+        connection.execute(delete(study_findings).where(gone))
+        return
+    put(
+        connection,
+        study_findings,
+        {"study_uid": study_uid, "generation_id": generation_id},
+        {"findings": {**seen, **said}},
+    )

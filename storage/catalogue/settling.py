@@ -1,0 +1,92 @@
+"""What a study's instances amount to: who is hidden, who gives way to whom, and the counts over the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import Connection, delete, select, update
+
+from storage.base import InstanceState
+from storage.catalogue.levels import first_value
+from storage.catalogue.rows import AnyRow, chunks
+from storage.catalogue.schema import (
+    instances,
+    present_findings,
+    rejections,
+    series,
+    studies,
+    study_findings,
+)
+
+#: PS3.16 CID 7011, IHE IOCM: what a rejection note says of the objects that it names.
+REJECTIONS = {
+    "113001": "rejected for quality reasons",
+    "113037": "rejected for patient safety reasons",
+    "113038": "incorrect modality worklist entry",
+    "113039": "data retention policy expired",
+}
+
+_GIVES_WAY = "the FOR PRESENTATION image of the same exposure is indexed instead"
+
+
+def settle(connection: Connection, study_uid: str) -> None:
+    """Bring the states of a study's instances, and the counts of the study and its series, up to date."""
+    wanted = select(instances, series.c.attributes.label("series_attributes")).join(
+        series, (series.c.study_uid == instances.c.study_uid) & (series.c.series_uid == instances.c.series_uid)
+    )
+    rows = connection.execute(wanted.where(instances.c.study_uid == study_uid)).all()
+    if not rows:
+        for table in (studies, series, study_findings, present_findings):
+            connection.execute(delete(table).where(table.c.study_uid == study_uid))
+        return
+    rejected: dict[str, str] = {}
+    for some in chunks([study_uid, *(row.sop_uid for row in rows)]):
+        where = rejections.c.uid.in_(some)
+        rejected |= {row.uid: row.code for row in connection.execute(select(rejections).where(where))}
+    states = {row.sop_uid: _state(row, rejected) for row in rows}
+    presented = {
+        row.exposure_key
+        for row in rows
+        if row.exposure_key and row.for_presentation and states[row.sop_uid][0] == InstanceState.INDEXED
+    }
+    for row in rows:
+        state, reason = states[row.sop_uid]
+        if state == InstanceState.INDEXED and not row.for_presentation and row.exposure_key in presented:
+            state, reason = InstanceState.GATED, _GIVES_WAY
+            states[row.sop_uid] = state, reason
+        if (state, reason) != (row.state, row.reason):
+            values = {"state": state, "reason": reason}
+            connection.execute(update(instances).where(instances.c.sop_uid == row.sop_uid).values(**values))
+    _count(connection, study_uid, [row for row in rows if states[row.sop_uid][0] != InstanceState.HIDDEN])
+
+
+def _state(row: AnyRow, rejected: dict[str, str]) -> tuple[str, str]:
+    code = rejected.get(row.sop_uid) or rejected.get(row.study_uid)
+    if code is None:
+        return row.own_state, row.own_reason
+    return InstanceState.HIDDEN, f"{REJECTIONS.get(code, 'rejected')} ({code})"
+
+
+def _count(connection: Connection, study_uid: str, visible: list[AnyRow]) -> None:
+    modalities = sorted({first_value(row.series_attributes, "Modality") for row in visible} - {""})
+    sop_classes = sorted({row.sop_class_uid for row in visible} - {""})
+    by_series = Counter(row.series_uid for row in visible)
+    connection.execute(
+        update(studies)
+        .where(studies.c.study_uid == study_uid)
+        .values(
+            modalities="".join(f"\\{name}" for name in modalities) + "\\",
+            sop_classes="\\".join(sop_classes),
+            series_count=len(by_series),
+            instance_count=len(visible),
+            image_count=sum(row.is_image for row in visible),
+        )
+    )
+    old = {
+        row.series_uid: row.instance_count
+        for row in connection.execute(select(series).where(series.c.study_uid == study_uid))
+    }
+    for series_uid, count in old.items():
+        if count != by_series[series_uid]:
+            where = (series.c.study_uid == study_uid) & (series.c.series_uid == series_uid)
+            connection.execute(update(series).where(where).values(instance_count=by_series[series_uid]))
