@@ -1,0 +1,199 @@
+"""The shipped encoder: image and text towers into one common subspace, loaded from a checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from encoders.base import (
+    Basis,
+    CheckpointError,
+    Encoder,
+    Float32,
+    ImageEncoding,
+    ReportEncoding,
+    ReportText,
+)
+from encoders.checkpoint import SHIPPED, model_id, read_card, verify_weights
+from encoders.findings import label_array
+from encoders.preprocess import Preprocessing, squeeze, standardise
+from encoders.towers.gate import ChestGate
+from encoders.towers.image import build_image_tower
+from encoders.towers.model import MultimodalModel
+from encoders.towers.projection import Projection, sigmoid, unit_rows
+from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
+from encoders.towers.text import TextTower, build_text_tower, report_text
+
+#: Images that go through the tower at once: larger batches are no faster on a CPU and take memory.
+CHUNK = 16
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _array(tensor: Tensor) -> Float32:
+    return np.asarray(tensor.float().numpy(), dtype=np.float32)
+
+
+def restore_text_tower(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TextTower:
+    """Return the text tower that a card and its tensors describe."""
+    tower = build_text_tower(card["name"], width=card["width"])
+    tower.restore(card, tensors)
+    return tower
+
+
+class CommonSubspaceEncoder:
+    """Implements encoders.base.Encoder."""
+
+    def __init__(self, card: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, threads: int) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.card = card
+        self.fingerprint = str(card["weights"]["sha256"])
+        self.model_id = model_id(str(card["name"]), self.fingerprint)
+        self.dim = int(card["dim"])
+        self.constants = Preprocessing(**card["preprocessing"])
+        self.image_size = self.constants.size
+        self.chest_threshold = float(card["gate"]["threshold"]) if card.get("gate") else 0.0
+        self._device = torch.device(device)
+        shape = card["architecture"]
+        text = restore_text_tower(shape["text"], _part(tensors, "text."))
+        tower = build_image_tower(shape["image"]["tower"], pretrained=False)
+        space = shape["subspace"]
+        subspace = CommonSubspace(
+            {IMAGE: tower.channels, TEXT: text.width},
+            space["hidden"],
+            space["dim"],
+            dict(space["outputs"]),
+            normalised_logits=bool(space["normalised_logits"]),
+        )
+        model = MultimodalModel(tower, text, subspace, shape["image"]["attention"])
+        model.load_state_dict(
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in _part(tensors, "model.").items()
+            }
+        )
+        self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._projection = Projection(
+            tuple(card["projection"]["heads"]),
+            {m: _array(tensors[f"projection.centre.{m}"]) for m in (IMAGE, TEXT)},
+            _array(tensors["projection.matrix"]),
+        )
+        gate = {name: _array(value) for name, value in _part(tensors, "gate.").items()}
+        self._gate = ChestGate(**gate, offset=float(card["gate"]["offset"])) if gate else None
+        self._slope = np.array(card["calibration"]["findings"]["slope"], np.float32)
+        self._offset = np.array(card["calibration"]["findings"]["offset"], np.float32)
+        self._report_weight = float(card["fusion"]["report_weight"])
+        self._scores = {
+            tuple(key.split("/")): (np.array(knots["cosine"]), np.array(knots["probability"]))
+            for key, knots in card["calibration"]["scores"].items()
+        }
+
+    @classmethod
+    def load(cls, checkpoint: Path | None = None, device: str = "cpu", threads: int = 0) -> CommonSubspaceEncoder:
+        """Return the encoder of a checkpoint folder (None: the shipped one).
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, damaged, or of an architecture that this cxrfind does not know.
+        """
+        folder = checkpoint or SHIPPED
+        card = read_card(folder)
+        tensors = load_file(verify_weights(folder, card))
+        try:
+            return cls(card, tensors, device, threads)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder}: card and weights do not fit this cxrfind ({error}); export it again"
+            ) from error
+
+    def _inputs(self, images: Sequence[Float32]) -> Float32:
+        size = self.constants.size
+        if len(images) > 1:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                squared = list(pool.map(lambda image: squeeze(image, size), images))
+        else:
+            squared = [squeeze(image, size) for image in images]
+        return standardise(np.stack(squared), self.constants)
+
+    def _image_outputs(self, images: Sequence[Float32]) -> tuple[Float32, Float32, dict[str, Float32]]:
+        """Return pooled features, embeddings and the logits of every head."""
+        features, embeddings = [], []
+        heads: dict[str, list[Float32]] = {name: [] for name in self._model.subspace.coupling}
+        with torch.inference_mode():
+            for start in range(0, len(images), CHUNK):
+                batch = torch.from_numpy(self._inputs(images[start : start + CHUNK])).unsqueeze(1)
+                pooled, embedding = self._model.embed_images(batch.to(self._device, memory_format=torch.channels_last))
+                features.append(_array(pooled.cpu()))
+                embeddings.append(_array(embedding.cpu()))
+                for name, parts in heads.items():
+                    parts.append(_array(self._model.subspace.predict(embedding, name).cpu()))
+        return np.concatenate(features), np.concatenate(embeddings), {n: np.concatenate(p) for n, p in heads.items()}
+
+    def encode_images(self, images: Sequence[Float32]) -> ImageEncoding:
+        """Encode images, each float32 (rows, columns) 0..1, larger brighter, any size."""
+        if not images:
+            none = np.zeros(0, np.float32)
+            return ImageEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32), none, none)
+        features, embedding, logits = self._image_outputs(images)
+        vectors = self._projection(embedding, logits, IMAGE)
+        findings = sigmoid(logits["findings"] * self._slope + self._offset)
+        chest = self._gate(features) if self._gate else np.ones(len(images), np.float32)
+        return ImageEncoding(vectors, findings, chest, sigmoid(logits["view"][:, 0]))
+
+    def _vectors_of_texts(self, texts: Sequence[str]) -> Float32:
+        with torch.inference_mode():
+            embedding = self._model.embed_texts(texts)
+            logits = {
+                name: _array(self._model.subspace.predict(embedding, name).cpu()) for name in self._projection.heads
+            }
+        return self._projection(_array(embedding.cpu()), logits, TEXT)
+
+    def encode_reports(self, reports: Sequence[ReportText]) -> ReportEncoding:
+        """Encode reports; their findings are those of the rule-based labeler (encoders.findings)."""
+        if not reports:
+            return ReportEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32))
+        vectors = self._vectors_of_texts([report_text(report) for report in reports])
+        return ReportEncoding(vectors, label_array(reports))
+
+    def encode_text(self, text: str) -> Float32:
+        """Return the unit vector (dim,) of a free-text query."""
+        return np.asarray(self._vectors_of_texts([text])[0], dtype=np.float32)
+
+    def fuse(self, images: Float32, report: Float32 | None) -> Float32:
+        """Return the unit vector (dim,) of a study: the mean image vector, and its report's with the card's weight.
+
+        Raises
+        ------
+        ValueError
+            If there is neither an image nor a report.
+        """
+        if len(images) == 0 and report is None:
+            raise ValueError("a study without image and report has no vector")
+        if len(images) == 0:
+            total = np.asarray(report, dtype=np.float32)
+        else:
+            total = unit_rows(images.mean(0, keepdims=True))[0]
+            if report is not None:
+                total = (1 - self._report_weight) * total + self._report_weight * report
+        return np.asarray(unit_rows(total[None])[0], dtype=np.float32)
+
+    def score(self, cosines: Float32, query: Basis, entry: Basis) -> Float32:
+        """Return calibrated scores 0..1, monotonic in the cosine."""
+        knots = self._scores[(query.value, entry.value)]
+        return np.asarray(np.interp(cosines, *knots), dtype=np.float32)
+
+
+def _is_encoder(encoder: CommonSubspaceEncoder) -> Encoder:
+    """Hold the class to the Protocol when types are checked."""
+    return encoder

@@ -1,0 +1,63 @@
+"""From a name in the configuration to an Encoder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from encoders.base import CheckpointError, Encoder, EncodersError
+
+EncoderFactory = Callable[[Path | None, str, int], Encoder]
+
+
+class UnknownEncoder(EncodersError):
+    """The configured encoder type cannot be found; the message lists what there is."""
+
+
+def _common_subspace(checkpoint: Path | None, device: str, threads: int) -> Encoder:
+    from encoders.common_subspace import CommonSubspaceEncoder
+
+    return CommonSubspaceEncoder.load(checkpoint, device, threads)
+
+
+#: Built-in encoders by their name in the configuration.
+ENCODERS: dict[str, EncoderFactory] = {"common-subspace": _common_subspace}
+
+
+def load_encoder(
+    type: str = "common-subspace", checkpoint: Path | None = None, device: str = "cpu", threads: int = 0
+) -> Encoder:
+    """Return an encoder, its weights verified.
+
+    Parameters
+    ----------
+    type : str
+        A row of ENCODERS, or ``module:Class``, which is called with checkpoint, device and threads.
+    checkpoint : Path or None
+        Its folder; None for the model shipped with cxrfind.
+    device : str
+        A torch device.
+    threads : int
+        Torch threads; 0 for as many as there are cores.
+
+    Raises
+    ------
+    UnknownEncoder
+        If there is no such encoder.
+    CheckpointError
+        If the checkpoint is missing or damaged.
+    """
+    if type in ENCODERS:
+        return ENCODERS[type](checkpoint, device, threads)
+    module_name, _, attribute = type.partition(":")
+    if not attribute:
+        raise UnknownEncoder(f"there is no encoder {type!r}; known: {', '.join(ENCODERS)}, or module:Class")
+    try:
+        factory: EncoderFactory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownEncoder(f"encoder {type!r} cannot be imported: {error}; install it in cxrfind's venv") from error
+    return factory(checkpoint, device, threads)
+
+
+__all__ = ["ENCODERS", "CheckpointError", "UnknownEncoder", "load_encoder"]

@@ -1,0 +1,1 @@
+"""Towers: what turns an image or a text into features, and the common subspace above them."""

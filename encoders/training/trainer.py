@@ -1,0 +1,375 @@
+"""The training loop: seeded, resumable, stopped by validation, on one process or under torchrun."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from encoders.base import FINDING_NAMES
+from encoders.preprocess import Preprocessing
+from encoders.towers.model import MultimodalModel
+from encoders.training.arrays import Arrays, Vocabulary, build_arrays, build_vocabulary
+from encoders.training.augment import augment, plain, standardised
+from encoders.training.build import STATE_FILE, build_model, fit_text_tower, load_run
+from encoders.training.experiment import Experiment
+from encoders.training.manifest import ManifestError, Sample, read_manifest
+from encoders.training.objective import Batch, losses
+from encoders.training.sampling import epoch_order, image_weights
+from encoders.training.validation import figures, run, summary
+
+#: (what, done, of, note): called often, for a progress bar.
+Progress = Callable[[str, int, int, str], None]
+
+LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
+
+
+class _Rows(Dataset[Tensor]):
+    """Decoded images by row, for the data loader's processes."""
+
+    def __init__(self, arrays: Arrays, order: np.ndarray) -> None:
+        self.images, self.order = arrays.images, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.array(self.images[self.order[index]]))
+
+
+@dataclass
+class _Texts:
+    """Training reports and prompts, ready for the text tower."""
+
+    prepared: Tensor
+    labels: Tensor
+    auxiliary: dict[str, Tensor]
+    reports: int
+
+
+def select(experiment: Experiment, split: str) -> list[Sample]:
+    """Return the samples that an experiment uses of one split."""
+    data = experiment.data
+    samples = [
+        s
+        for s in read_manifest(data.manifest, split)
+        if (not data.datasets or any(s.dataset.startswith(prefix) for prefix in data.datasets))
+        and (s.view in data.views or s.image_path is None)
+    ]
+    if not samples:
+        raise ManifestError(f"{data.manifest}: no {split} rows of the data sets and views asked for; see [data]")
+    if split == "train" and data.limit and len(samples) > data.limit:
+        chosen = np.random.default_rng(experiment.seed).permutation(len(samples))[: data.limit]
+        samples = [samples[i] for i in sorted(chosen)]
+    return samples
+
+
+def _texts(model: MultimodalModel, arrays: Arrays, vocabularies: tuple[Vocabulary, ...], prompts: bool) -> _Texts:
+    texts = list(arrays.texts)
+    labels = [arrays.text_labels]
+    auxiliary = {name: [values] for name, values in arrays.text_auxiliary.items()}
+    if prompts:
+        names = [(name.lower(), "findings", i, len(FINDING_NAMES)) for i, name in enumerate(FINDING_NAMES)]
+        names += [(label, v.name, i, len(v.labels)) for v in vocabularies for i, label in enumerate(v.labels)]
+        for text, kind, column, columns in names:
+            texts.append(text.replace("_", " "))
+            row = np.zeros((1, columns), np.float32)
+            row[0, column] = 1
+            labels.append(row if kind == "findings" else np.full((1, len(FINDING_NAMES)), np.nan, np.float32))
+            for v in vocabularies:
+                auxiliary[v.name].append(row if kind == v.name else np.full((1, len(v.labels)), np.nan, np.float32))
+    return _Texts(
+        model.text_tower.prepare(texts) if texts else torch.zeros(0, model.text_tower.width),
+        torch.from_numpy(np.concatenate(labels)),
+        {name: torch.from_numpy(np.concatenate(values)) for name, values in auxiliary.items()},
+        len(arrays.texts),
+    )
+
+
+class Trainer:
+    """One experiment's model, optimiser and place in the schedule."""
+
+    def __init__(self, experiment: Experiment, output: Path, progress: Progress | None = None) -> None:
+        self.experiment, self.output = experiment, output
+        self.progress = progress or (lambda *_: None)
+        settings = experiment.train
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = torch.device(settings.device)
+        if self.world > 1:
+            if self.device.type == "cuda":
+                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        output.mkdir(parents=True, exist_ok=True)
+        samples = select(experiment, "train")
+        self.vocabularies = tuple(build_vocabulary(rule, samples) for rule in experiment.data.auxiliary)
+        earlier = load_run(output.parent / settings.initial) if settings.initial else None
+        if earlier is not None:
+            self.vocabularies = earlier.vocabularies
+        cache = output.parent / "cache"
+
+        def decoding(what: str, done: int, of: int) -> None:
+            self.progress(what, done, of, "")
+
+        self.arrays = build_arrays(
+            samples,
+            self.vocabularies,
+            experiment.data.cache_size,
+            cache,
+            paired_fraction=experiment.data.paired_fraction,
+            seed=experiment.seed,
+            progress=decoding,
+        )
+        self.held_out = build_arrays(
+            select(experiment, "val"), self.vocabularies, experiment.image.size, cache, progress=decoding
+        )
+        self.constants = Preprocessing(size=experiment.image.size)
+        tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
+        self.model = build_model(experiment, tower, self.vocabularies)
+        if earlier is not None:
+            self.model.load_state_dict(earlier.model.state_dict())
+        self.model.to(self.device)
+        self.texts = _texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
+        self.weights = image_weights(self.arrays, experiment.data.weights, experiment.data.abnormal_weight)
+        self.optimiser = self._optimiser()
+        self.average = self._copy() if settings.ema else None
+        self.epoch, self.step, self.best, self.best_epoch = 0, 0, -math.inf, -1
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "float16")
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        settings = self.experiment.train
+        tower = [p for p in self.model.image_tower.parameters() if p.requires_grad]
+        known = {id(p) for p in self.model.image_tower.parameters()}
+        rest = [p for p in self.model.parameters() if id(p) not in known]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": settings.learning_rate, "rate": settings.learning_rate}]
+        if tower and settings.tower_rate > 0:
+            groups.append({"params": tower, "lr": settings.tower_rate, "rate": settings.tower_rate})
+        return torch.optim.AdamW(groups, betas=settings.betas, weight_decay=settings.weight_decay)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        settings = self.experiment.train
+        return epoch_order(
+            self.arrays,
+            self.weights,
+            settings.batch,
+            (self.experiment.seed, epoch),
+            pairs_only=epoch < settings.pairs_first_epochs,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def _set_rates(self, total_steps: int) -> None:
+        """Linear warm-up, then half a cosine down to a hundredth."""
+        warm = max(1, round(self.experiment.train.warmup * total_steps))
+        if self.step < warm:
+            factor = (self.step + 1) / warm
+        else:
+            done = min(1.0, (self.step - warm) / max(1, total_steps - warm))
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * factor
+
+    def _batch(self, raw: Tensor, rows: np.ndarray, generator: torch.Generator) -> Batch:
+        image = self.experiment.image
+        pixels = augment(raw, image.size, image.augment, generator) if image.augment else plain(raw, image.size)
+        own = self.arrays.text[rows]
+        distinct = np.unique(own[own >= 0])
+        extra = min(self.experiment.text.extra_batch, len(self.texts.prepared))
+        drawn = torch.randperm(len(self.texts.prepared), generator=generator)[:extra].numpy()
+        chosen = np.concatenate([distinct, np.setdiff1d(drawn, distinct)])
+        place = {int(text): index for index, text in enumerate(distinct)}
+        index = torch.from_numpy(rows)
+        picked = torch.from_numpy(chosen.astype(np.int64))
+        to = self.device
+        return Batch(
+            images=standardised(pixels, self.constants).to(to, memory_format=torch.channels_last),
+            labels=torch.from_numpy(self.arrays.labels[rows]).to(to),
+            auxiliary={name: torch.from_numpy(values[rows]).to(to) for name, values in self.arrays.auxiliary.items()},
+            frontal=torch.from_numpy(self.arrays.frontal)[index].to(to),
+            source=torch.from_numpy(self.arrays.source)[index].to(to),
+            own_text=torch.tensor([place.get(int(text), -1) for text in own]).to(to),
+            prepared=self.texts.prepared[picked].to(to),
+            text_labels=self.texts.labels[picked].to(to),
+            text_auxiliary={name: values[picked].to(to) for name, values in self.texts.auxiliary.items()},
+        )
+
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        decay = min(self.experiment.train.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def _share_gradients(self) -> None:
+        """Average the gradients over the processes of torchrun."""
+        if self.world > 1:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                    torch.distributed.all_reduce(gradient)
+                    parameter.grad = gradient / self.world
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch; return the mean of each loss."""
+        settings = self.experiment.train
+        order = self._order(self.epoch)
+        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + self.epoch * 101 + self.rank)
+        steps = math.ceil(len(order) / settings.batch)
+        batches = sum(math.ceil(len(self._order(epoch)) / settings.batch) for epoch in range(settings.epochs))
+        total = batches // settings.accumulate
+        loader = DataLoader(_Rows(self.arrays, order), settings.batch, num_workers=settings.workers)
+        sums: dict[str, float] = {}
+        self.model.train()
+        autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.autocast)
+        began = time.monotonic()
+        for number, raw in enumerate(loader):
+            rows = order[number * settings.batch : number * settings.batch + len(raw)]
+            batch = self._batch(raw, rows, generator)
+            with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                parts = losses(self.model, batch, self.experiment.loss)
+                loss = torch.stack(list(parts.values())).sum()
+            self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            if (number + 1) % settings.accumulate == 0:
+                self._share_gradients()
+                self._set_rates(total)
+                self.scaler.unscale_(self.optimiser)
+                nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+                self.scaler.step(self.optimiser)
+                self.scaler.update()
+                self.optimiser.zero_grad(set_to_none=True)
+                self.step += 1
+                self._update_average()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
+            rate = (number + 1) * settings.batch / (time.monotonic() - began)
+            self.progress(f"epoch {self.epoch + 1}/{settings.epochs}", number + 1, steps, f"{rate:.0f} images/s")
+        return sums
+
+    def validate(self) -> dict[str, float]:
+        """Return the validation figures of the averaged weights (of the current ones without averaging)."""
+        current = None
+        if self.average is not None:
+            current = self._copy()
+            self.model.load_state_dict(self.average)
+        values = figures(self.held_out, run(self.model, self.held_out, self.constants))
+        if current is not None:
+            self.model.load_state_dict(current)
+        return values
+
+    def _save(self, file: str, content: dict[str, Any]) -> None:
+        part = self.output / f"{file}.part"
+        torch.save(content, part)
+        os.replace(part, self.output / file)
+
+    def save(self, values: dict[str, float], improved: bool) -> None:
+        """Write the place to resume from, and the best model if this is it; each file at once or not at all."""
+        weights = self.average if self.average is not None else self.model.state_dict()
+        if improved:
+            tower = self.model.text_tower
+            self._save(
+                STATE_FILE,
+                {
+                    "experiment": self.experiment.model_dump(mode="json"),
+                    "model": weights,
+                    "figures": values,
+                    "epoch": self.epoch,
+                    "text_card": tower.card(),
+                    "text_tensors": tower.tensors(),
+                    "vocabularies": [(v.name, v.datasets, v.labels, v.uncoded) for v in self.vocabularies],
+                },
+            )
+        self._save(
+            LAST_FILE,
+            {
+                "model": self.model.state_dict(),
+                "average": self.average,
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "epoch": self.epoch,
+                "step": self.step,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+            },
+        )
+
+    def restore(self) -> bool:
+        """Go on where the last run in this folder stopped; return whether there was one."""
+        path = self.output / LAST_FILE
+        if not path.exists():
+            return False
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.average = saved["average"]
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.epoch, self.step = saved["epoch"], saved["step"]
+        self.best, self.best_epoch = saved["best"], saved["best_epoch"]
+        return True
+
+    def log(self, sums: dict[str, float], values: dict[str, float], seconds: float) -> None:
+        """Add a line to the curves."""
+        path = self.output / CURVES_FILE
+        row = {
+            "epoch": self.epoch,
+            "seconds": round(seconds, 1),
+            **{f"loss.{name}": round(value, 5) for name, value in sums.items()},
+            **{f"val.{name}": round(value, 5) for name, value in values.items()},
+        }
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def epochs(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train until the last epoch or until validation stops improving; yield each epoch's figures."""
+        settings = self.experiment.train
+        while self.epoch < settings.epochs:
+            if settings.patience and self.epoch - self.best_epoch > settings.patience and self.best_epoch >= 0:
+                return
+            began = time.monotonic()
+            sums = self.run_epoch()
+            self.epoch += 1
+            values = self.validate()
+            improved = summary(values) > self.best
+            if improved:
+                self.best, self.best_epoch = summary(values), self.epoch
+            if self.rank == 0:
+                self.save(values, improved)
+                self.log(sums, values, time.monotonic() - began)
+            yield self.epoch, values
+
+
+def train(experiment: Experiment, output: Path, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Run an experiment; return the file of its best model.
+
+    Raises
+    ------
+    ManifestError
+        If there is nothing to train on or to validate with.
+    """
+    trainer = Trainer(experiment, output, progress)
+    if not (resume and trainer.restore()):
+        (output / CURVES_FILE).unlink(missing_ok=True)
+    for epoch, values in trainer.epochs():
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        trainer.progress(f"epoch {epoch}/{experiment.train.epochs}", 1, 1, shown)
+    return output / STATE_FILE

@@ -1,0 +1,118 @@
+"""The figures that a training run watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
+from encoders.preprocess import Preprocessing
+from encoders.towers.model import MultimodalModel
+from encoders.training import metrics
+from encoders.training.arrays import Arrays
+from encoders.training.augment import plain, standardised
+
+ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
+MIN_POSITIVES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model says about the rows of `Arrays`."""
+
+    features: Float32
+    embeddings: Float32
+    logits: dict[str, Float32]
+    text_embeddings: Float32
+    text_logits: dict[str, Float32]
+
+
+def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch: int = 64) -> Outputs:
+    """Return the model's outputs for all images and texts, in evaluation mode and without gradient."""
+    model.eval()
+    device = next(model.parameters()).device
+    features, embeddings = [], []
+    with torch.inference_mode():
+        for start in range(0, len(arrays.samples), batch):
+            raw = torch.from_numpy(np.ascontiguousarray(arrays.images[start : start + batch])).to(device)
+            images = standardised(plain(raw, constants.size), constants).to(memory_format=torch.channels_last)
+            pooled, embedding = model.embed_images(images)
+            features.append(pooled.float().cpu())
+            embeddings.append(embedding.float().cpu())
+        image = torch.cat(embeddings) if embeddings else torch.zeros(0, model.subspace.third.out_features)
+        text = torch.cat(
+            [model.embed_texts(arrays.texts[i : i + 512]).float().cpu() for i in range(0, len(arrays.texts), 512)]
+            or [image[:0]]
+        )
+        space = model.subspace
+        names = list(space.coupling)
+        logits = {name: space.predict(image.to(device), name).float().cpu().numpy() for name in names}
+        text_logits = {name: space.predict(text.to(device), name).float().cpu().numpy() for name in names}
+    return Outputs(
+        (torch.cat(features) if features else image).numpy(), image.numpy(), logits, text.numpy(), text_logits
+    )
+
+
+def frontal_rows(arrays: Arrays, prefix: str) -> np.ndarray:
+    """Return the first frontal image of each study of a source."""
+    seen: dict[str, int] = {}
+    for row, sample in enumerate(arrays.samples):
+        if sample.dataset.startswith(prefix) and sample.view == "frontal":
+            seen.setdefault(sample.study_id, row)
+    return np.array(sorted(seen.values()), dtype=np.intp)
+
+
+def image_retrieval(embeddings: Float32, labels: np.ndarray, groups: list[str]) -> metrics.ProtocolB:
+    """Return protocol B of images among themselves; entries of the same group are no answers."""
+    return metrics.protocol_b(metrics.cosine_ranking(embeddings, embeddings), labels, metrics.same(groups))
+
+
+def mean_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the AUC averaged over the findings that have enough positives."""
+    usable = [c for c in range(labels.shape[1]) if np.nansum(labels[:, c]) >= MIN_POSITIVES]
+    values = [metrics.auc(scores[:, c].astype(float), labels[:, c].astype(float)) for c in usable]
+    return float(np.nanmean(values)) if values else float("nan")
+
+
+def image_to_report(embeddings: Float32, text_embeddings: Float32, text: np.ndarray) -> dict[str, float]:
+    """Return cross-modal figures of images whose report is a row of `text_embeddings`; each modality centred."""
+    used = sorted(set(text.tolist()))
+    entries = text_embeddings[used]
+
+    def centred(rows: Float32) -> Float32:
+        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        return np.asarray(unit - unit.mean(0), np.float32)
+
+    return metrics.cross_modal(metrics.cosine_ranking(centred(embeddings), centred(entries)), text.tolist(), used)
+
+
+def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[str, float]:
+    """Return the validation figures of each source that is there: retrieval, AUC, image to report."""
+    result: dict[str, float] = {}
+    for source in sorted({s.dataset for s in arrays.samples}):
+        rows = frontal_rows(arrays, source)
+        labels = arrays.labels[rows]
+        if len(rows) < 20 or np.nansum(labels[:, ABNORMAL]) < 20:
+            continue
+        groups = [arrays.samples[row].patient_id for row in rows]
+        b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL], groups)
+        result[f"{source}.ndcg"] = b.means()["ndcg@10"]
+        result[f"{source}.auc"] = mean_auc(outputs.logits["findings"][rows][:, 1:], labels[:, 1:])
+        for name, values in arrays.auxiliary.items():
+            known = rows[~np.isnan(values[rows]).all(1)] if values.shape[1] else rows[:0]
+            if len(known) >= 20 and name == headings:
+                groups = [arrays.samples[row].patient_id for row in known]
+                h = image_retrieval(outputs.embeddings[known], values[known], groups)
+                result[f"{source}.{name}"] = h.means()["ndcg@10"]
+        paired = rows[arrays.text[rows] >= 0]
+        if len(paired) >= 20:
+            found = image_to_report(outputs.embeddings[paired], outputs.text_embeddings, arrays.text[paired])
+            result[f"{source}.r@10"] = found["r@10"]
+    return result
+
+
+def summary(values: dict[str, float]) -> float:
+    """Return the one number that early stopping watches: the sum of all figures (each 0..1)."""
+    return float(np.nansum(list(values.values())))
