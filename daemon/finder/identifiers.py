@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
+
+from pydicom.datadict import tag_for_keyword
 
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
 from daemon.finder.examples import SimilarityQuery
-from daemon.finder.similarity import Match
+from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read, tag_of, vr_of
 from encoders.base import FINDING_NAMES, Basis
 from encoders.readers.header import QUERYABLE
@@ -32,8 +35,8 @@ _ABOVE = {"STUDY": (), "SERIES": (STUDY_INSTANCE_UID,), "IMAGE": (STUDY_INSTANCE
 _CONTROL = frozenset(
     {SPECIFIC_CHARACTER_SET, QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY, 0x00080201}
 )
-#: Counted or collected by the Catalogue: in study, in series.
-_COMPUTED = frozenset({0x00080061, 0x00080062, 0x00201206, 0x00201208, 0x00201209})
+#: Counted or collected by the Catalogue: of patient, in study, in series.
+_COMPUTED = frozenset({0x00080061, 0x00080062, 0x00201200, 0x00201202, 0x00201204, 0x00201206, 0x00201208, 0x00201209})
 #: In mode C these keys belong to the example (the workstation fills them from what is on its screen): no filters.
 _EXAMPLE_ONLY = frozenset(
     {
@@ -58,7 +61,7 @@ class FindRequest:
     keys : mapping of tag to element
         Standard keys asked for; an answer holds these and no others (PS3.4 C.4.1.1.3.2).
     identifier : mapping
-        DICOM JSON of the standard keys to match.
+        DICOM JSON of the standard keys to match, universal ones too.
     block : int or None
         Block (0x10..0xFF) of group 0099 that holds our private creator.
     private_keys : mapping of offset to element
@@ -126,13 +129,10 @@ def parse(
     request = FindRequest(
         level=level,
         keys={tag: element for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)},
-        identifier={
-            name_of(tag): element for tag, element in keys.items()
-            if tag not in _CONTROL and _values(element)
-        },
+        identifier={name_of(tag): element for tag, element in keys.items() if tag not in _CONTROL},
         block=block,
         private_keys=private_keys,
-        unsupported=any(tag not in _supported() and tag not in _CONTROL for tag in keys),
+        unsupported=any(tag not in _supported(level) and tag not in _CONTROL for tag in keys),
     )
     if level != "STUDY":
         return replace(request, unsupported=True) if private_keys else request
@@ -141,17 +141,12 @@ def parse(
     return _mode_c(request, studies_by_accession) if mode_c else request
 
 
-_SUPPORTED: set[int] = set()
-
-
-def _supported() -> set[int]:
-    if not _SUPPORTED:
-        from pydicom.datadict import tag_for_keyword
-
-        tags = (tag_for_keyword(keyword) for keyword in QUERYABLE)
-        _SUPPORTED.update(int(tag) for tag in tags if tag is not None)
-        _SUPPORTED.update(_COMPUTED)
-    return _SUPPORTED
+@lru_cache(maxsize=len(LEVELS))
+def _supported(level: str) -> frozenset[int]:
+    """Return the keys that are answered at a level: those of it and above; at STUDY level those of its series too."""
+    answered = {"STUDY": ("PATIENT", "STUDY", "SERIES"), "SERIES": ("PATIENT", "STUDY", "SERIES")}.get(level)
+    keywords = [keyword for keyword, home in QUERYABLE.items() if answered is None or home in answered]
+    return _COMPUTED.union(int(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def _check_hierarchy(level: str, keys: Mapping[int, Element]) -> None:
@@ -254,6 +249,26 @@ def _mode_c(request: FindRequest, studies_by_accession: StudiesByAccession | Non
 # ---------------------------------------------------------------------------------------------- responses
 
 
+def keys_of_series(request: FindRequest) -> frozenset[int]:
+    """Return the keys of a STUDY level request that belong to series: answered where all series of a study agree."""
+    if request.level != "STUDY":
+        return frozenset()
+    own = {int(tag) for keyword, level in QUERYABLE.items() if level == "SERIES" and (tag := tag_for_keyword(keyword))}
+    return frozenset(own.intersection(request.keys) - {SERIES_INSTANCE_UID})
+
+
+def with_series(
+    attributes: Mapping[str, Element], series: Sequence[Mapping[str, Element]], keys: Collection[int]
+) -> Mapping[str, Element]:
+    """Return a study's attributes with those of its series that have one value in all of them."""
+    found = dict(attributes)
+    for name in map(name_of, keys):
+        values = [part[name] for part in series if _values(part.get(name))]
+        if values and len(values) == len(series) and all(value == values[0] for value in values):
+            found[name] = values[0]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where found studies can be had from: RetrieveAETitle, and InstanceAvailability if known."""
@@ -282,12 +297,16 @@ def plain_response(
 
 
 def similarity_response(
-    request: FindRequest, match: Match, flags: Sequence[str], model_id: str, provenance: Provenance
+    request: FindRequest,
+    attributes: Mapping[str, Element],
+    answered: Answer,
+    match: Match,
+    provenance: Provenance,
 ) -> dict[int, Element]:
-    """Return the answer for one match: the standard keys, and those private ones that were asked for."""
-    answer = plain_response(request, match.study.attributes, provenance)
+    """Return the response for one match of an answer: the standard keys, and those private ones asked for."""
+    answer = plain_response(request, attributes, provenance)
     if request.prefix_description and STUDY_DESCRIPTION in request.keys:
-        description = " ".join(str(value) for value in _values(match.study.attributes.get(name_of(STUDY_DESCRIPTION))))
+        description = " ".join(str(value) for value in _values(attributes.get(name_of(STUDY_DESCRIPTION))))
         text = f"#{match.rank:02d} {match.score:.2f} {description}".strip()[:_DESCRIPTION_LENGTH]
         answer[STUDY_DESCRIPTION] = {"vr": "LO", "Value": [text]}
     if request.block is None:
@@ -296,10 +315,10 @@ def similarity_response(
         "Rank": [match.rank],
         "Score": [match.score],
         "BestMatchSOPInstanceUID": [match.sop_instance_uid] if match.sop_instance_uid else [],
-        "ModelID": [model_id],
+        "ModelID": [answered.model_id],
         "BasisUsed": [match.basis.value],
         "ReportState": [match.study.report.state if match.study.report else "NONE"],
-        "Flags": list(flags),
+        "Flags": list(answered.flags),
         "FindingsPresent": list(match.study.findings_present),
         "Cosine": [match.cosine],
     }

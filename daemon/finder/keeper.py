@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
-from encoders.calibration import scorer_of
-from encoders.registry import load_encoder
 
 from daemon.config import Config
 from daemon.finder.errors import Loading
 from daemon.finder.similarity import Scorer, Similarity
-from encoders.base import Encoder
+from encoders.base import Basis, Encoder, Float32
+from encoders.registry import load_encoder
 from storage.base import Catalogue, Generation, Kind, StorageError
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
@@ -95,9 +95,8 @@ class Keeper:
         self._catalogue = catalogue_of(self._config)
         self._encoder = encoder_of(self._config)
         encoder = self._encoder
-        generation = self._catalogue.active_generation() or self._catalogue.generation(
-            encoder.fingerprint, encoder.model_id, encoder.dim, calibration_of(encoder)
-        )
+        own = self._catalogue.generation(encoder.fingerprint, encoder.model_id, encoder.dim, calibration_of(encoder))
+        generation = self._catalogue.active_generation() or own
         self._switch(generation)
         log.info("finder.loaded", generation=generation.generation_id, load_ms=_ms(began), **self._counts())
 
@@ -179,17 +178,32 @@ class Keeper:
         }
 
 
+class KeptScores:
+    """The calibration that a generation keeps of its model: knots of cosine and probability for each pair of bases."""
+
+    def __init__(self, calibration: Mapping[str, Any]) -> None:
+        self._knots = {
+            tuple(pair.split("/")): (np.asarray(knots["cosine"]), np.asarray(knots["probability"]))
+            for pair, knots in calibration.items()
+        }
+
+    def __call__(self, cosines: Float32, query: Basis, entry: Basis) -> Float32:
+        """Return calibrated scores, as the model itself would."""
+        return np.asarray(np.interp(cosines, *self._knots[(query.value, entry.value)]), dtype=np.float32)
+
+
 def score_of(generation: Generation, encoder: Encoder | None) -> Scorer:
     """Return a generation's calibration: the model's own, or that kept with the generation when the model is newer."""
     if encoder is not None and (encoder.fingerprint == generation.fingerprint or not generation.calibration):
         return encoder.score
-    return scorer_of(generation.calibration)
+    return KeptScores(generation.calibration)
 
 
-def calibration_of(encoder: Encoder) -> Mapping[str, Any]:
-    """Return what a generation keeps of its model's calibration, so that it can be read without the model."""
-    calibration: Mapping[str, Any] = getattr(encoder, "calibration", {})
-    return calibration
+def calibration_of(encoder: Encoder) -> Mapping[str, Any] | None:
+    """Return the score calibration of a model that has a card, to be kept with its generation."""
+    card: Mapping[str, Any] = getattr(encoder, "card", {})
+    found: Mapping[str, Any] | None = card.get("calibration", {}).get("scores")
+    return found
 
 
 def _ms(began: float) -> float:

@@ -46,11 +46,8 @@ _config.STORE_SEND_CHUNKED_DATASET = True           # a path is sent from disk, 
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 _UNCOMPRESSED = frozenset(syntax.uid for syntax in TRANSFER_SYNTAXES if not syntax.compressed)
-#: What each level's unique key is called in ``Catalogue.instances_of``.
+#: Unique key of each level; ``Catalogue.instances_of`` takes the levels' names.
 _UNIQUE = {"STUDY": STUDY_INSTANCE_UID, "SERIES": SERIES_INSTANCE_UID, "IMAGE": SOP_INSTANCE_UID}
-_NAMES = {
-    STUDY_INSTANCE_UID: "StudyInstanceUID", SERIES_INSTANCE_UID: "SeriesInstanceUID", SOP_INSTANCE_UID: "SOPInstanceUID"
-}
 #: (0000,1020) and the like are US; an association proposes at most 128 presentation contexts (PS3.8 9.3.2.2).
 _MAXIMUM_SUBOPERATIONS = 65_535
 _MAXIMUM_CONTEXTS = 128
@@ -91,10 +88,9 @@ def originals_of(
     if level not in LEVELS:
         raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
     uids = {
-        name: [str(value) for value in elements.get(tag, {}).get("Value", ()) if value]
-        for tag, name in _NAMES.items()
+        name: [str(value) for value in elements.get(tag, {}).get("Value", ()) if value] for name, tag in _UNIQUE.items()
     }
-    if not uids[_NAMES[_UNIQUE[level]]]:
+    if not uids[level]:
         raise BadIdentifier(f"{level} level needs its unique key", (_UNIQUE[level],))
     objects, missing = [], []
     for sop_class, sop_instance, transfer_syntax in catalogue.instances_of(

@@ -8,7 +8,7 @@ what it relays. Requests therefore come here before its dispatch; everything els
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +28,7 @@ from daemon.config import Config, Right
 from daemon.finder import identifiers, relay
 from daemon.finder.errors import FinderError, NotAuthorised, TooManyMatches
 from daemon.finder.similarity import Similarity
-from daemon.finder.wire import Element, Syntax, write
+from daemon.finder.wire import Element, Syntax, name_of, write
 from daemon.network import Caller, ServedAssociation, Server, caller_of, rights_of, serve
 from daemon.status import CANCELLED, PENDING, PENDING_UNSUPPORTED_KEY, SUCCESS, Outcome, outcome_of
 from encoders.readers.table import READERS, TRANSFER_SYNTAXES
@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 _IMPLICIT = "1.2.840.10008.1.2"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
+#: A study of radiographs and reports has a handful of series; no answer waits for more.
+_SERIES_A_STUDY = 50
 
 
 class Finder(Protocol):
@@ -197,15 +199,37 @@ class Service:
         provenance = self._provenance()
         if request.similarity is not None:
             answer = self.finder.similarity.answer(request.similarity)
+            series = self._series(request, [match.study_instance_uid for match in answer.matches])
             return (
-                identifiers.similarity_response(request, match, answer.flags, answer.model_id, provenance)
+                identifiers.similarity_response(
+                    request, series(match.study_instance_uid, match.study.attributes), answer, match, provenance
+                )
                 for match in answer.matches
             )
         limit = self.config.similar.maximum_exact_results
         matches, more = self.finder.catalogue.find(request.level, request.identifier, limit)
         if more:
             raise TooManyMatches(limit)
-        return (identifiers.plain_response(request, attributes, provenance) for attributes in matches)
+        uids = [_study_uid(attributes) for attributes in matches]
+        series = self._series(request, uids)
+        return (
+            identifiers.plain_response(request, series(uid, attributes), provenance)
+            for uid, attributes in zip(uids, matches, strict=True)
+        )
+
+    def _series(
+        self, request: identifiers.FindRequest, study_uids: Sequence[str]
+    ) -> Callable[[str, Mapping[str, Element]], Mapping[str, Element]]:
+        """Return what adds the series' attributes to a study's; asked from the Catalogue at once, if at all."""
+        keys = identifiers.keys_of_series(request)
+        if not keys or not study_uids:
+            return lambda _, attributes: attributes
+        wanted = {name_of(identifiers.STUDY_INSTANCE_UID): {"vr": "UI", "Value": list(study_uids)}}
+        found, _ = self.finder.catalogue.find("SERIES", wanted, _SERIES_A_STUDY * len(study_uids))
+        by_study: dict[str, list[Mapping[str, Element]]] = {}
+        for part in found:
+            by_study.setdefault(_study_uid(part), []).append(part)
+        return lambda uid, attributes: identifiers.with_series(attributes, by_study.get(uid, ()), keys)
 
     def _provenance(self) -> identifiers.Provenance:
         pacs = self.config.similar.retrieve_ae_title
@@ -234,9 +258,13 @@ class Service:
         relay.send_all(exchange, exchange.assoc, self._originals(exchange))
 
 
-def _studies_by_accession(catalogue: Catalogue, keys: Any) -> list[str]:
+def _study_uid(attributes: Mapping[str, Element]) -> str:
+    return str(attributes[name_of(identifiers.STUDY_INSTANCE_UID)]["Value"][0])
+
+
+def _studies_by_accession(catalogue: Catalogue, keys: Mapping[str, Element]) -> list[str]:
     found, _ = catalogue.find("STUDY", keys, 2)
-    return [str(study["0020000D"]["Value"][0]) for study in found]
+    return [_study_uid(study) for study in found]
 
 
 def start(config: Config, finder: Finder) -> Server:

@@ -9,8 +9,9 @@ from pydicom.filewriter import write_dataset
 
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
-from daemon.finder.identifiers import Provenance, finding_name, parse, plain_response, similarity_response
-from daemon.finder.similarity import Match
+from daemon.finder.identifiers import Provenance, finding_name, keys_of_series, parse, plain_response, with_series
+from daemon.finder.identifiers import similarity_response as response_of
+from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import Syntax
 from encoders.base import FINDING_NAMES, Basis
 from storage.base import StudyRecord
@@ -36,6 +37,10 @@ def asked(level="STUDY", private_keys=None, block=None, **keys):
     buffer.is_implicit_VR, buffer.is_little_endian = False, True
     write_dataset(buffer, dataset)
     return buffer.parent.getvalue()
+
+
+def similarity_response(request, match, flags, model_id, provenance):
+    return response_of(request, match.study.attributes, Answer((match,), flags, model_id), match, provenance)
 
 
 def offending(data, **options):
@@ -92,7 +97,7 @@ def test_every_private_key_reaches_the_query():
     assert (query.basis, query.text, query.max_results, query.minimum_score) == (Basis.REPORT, "effusion", 5, 0.5)
     assert query.exclude_same_patient is False
     assert query.findings == ("Pleural Effusion", "Edema")
-    assert list(query.identifier) == ["00100040"]
+    assert query.identifier["00100040"]["Value"] == ["F"]
 
 
 @pytest.mark.parametrize("block", [0x10, 0x2B, 0xFF])
@@ -145,7 +150,8 @@ def test_findings_are_known_in_any_case_with_underscores_and_cut_to_16(name):
 
 
 def test_an_answer_holds_what_was_asked_for_and_no_more():
-    request = parse(asked(StudyInstanceUID="", PatientID="", private_keys={"QueryUID": "1.2", "Cosine": None}), EXPLICIT)
+    keys = {"QueryUID": "1.2", "Cosine": None}
+    request = parse(asked(StudyInstanceUID="", PatientID="", private_keys=keys), EXPLICIT)
     answer = similarity_response(request, match(), ("TRUNCATED",), "model", HERE)
     assert set(answer) == {
         0x00080052, 0x00080054, 0x0020000D, 0x00100020, 0x00990010, private.tag("QueryUID"), private.tag("Cosine")
@@ -184,6 +190,15 @@ def test_of_a_sequence_only_the_attributes_asked_for_are_answered():
     assert answer[0x00081032]["Value"] == [{"00080100": {"vr": "SH", "Value": ["CXR"]}}]
 
 
+def test_a_series_attribute_is_answered_at_study_level_where_all_series_agree():
+    request = parse(asked(StudyInstanceUID="", InstitutionName="", StationName=""), EXPLICIT)
+    series = [
+        {"00080080": {"vr": "LO", "Value": ["City"]}, "00081010": {"vr": "SH", "Value": [station]}} for station in "AB"
+    ]
+    assert request.unsupported is False
+    assert with_series({}, series, keys_of_series(request)) == {"00080080": {"vr": "LO", "Value": ["City"]}}
+
+
 # ---------------------------------------------------------------------------------------------- mode C
 
 
@@ -192,9 +207,8 @@ def test_without_mode_c_a_study_uid_is_an_exact_key():
 
 
 def test_in_mode_c_a_single_study_uid_is_the_example_and_the_patient_no_filter():
-    request = parse(
-        asked(StudyInstanceUID="1.2", PatientID="P1", ModalitiesInStudy="DX", StudyDescription=""), EXPLICIT, mode_c=True
-    )
+    data = asked(StudyInstanceUID="1.2", PatientID="P1", ModalitiesInStudy="DX", StudyDescription="")
+    request = parse(data, EXPLICIT, mode_c=True)
     assert request.similarity.uids == ("1.2",)
     assert list(request.similarity.identifier) == ["00080061"]
 
