@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydicom.dataset import Dataset
 
+from encoders.readers.header import encodings_of, items_of, text_of
+
 Region = Literal["chest", "other"]
 
 # Tokens are compared lower-case and without accents. A trailing * makes a prefix of a word.
@@ -41,6 +43,16 @@ _MODALITY = """
     ct cta cat mr mri mra mrt us pet spect nm tdm irm tac tc rm rmn ultraso* sono* echo* ecogra* angio* mammo* szinti*
     scinti* fluoroscop* dexa densito* endosc* tomogra* magnet* biopsy
 """
+# What no report on a chest radiograph of some length does without.
+_INSIDE_CHEST = """
+    lung* pulmon* pleur* pneumo* cardi* heart* thora* chest* mediastin* hilar hilum hila hili costophrenic diaphragm*
+    hemidiaphragm* aort* rib ribs airspace* bronch* trachea* atelecta* effusion* infiltrat* opacit* consolidat*
+    herz* kardi* rippen* zwerchfell* erguss* infiltrat* stauung* verschatt* brust* mediastinum* hilus*
+    coeur cardiaque* poumon* plevre* plevral* epanchement* coupole* hile hiles mediastin* bronchi* cotes
+    corazon torax toraci* pulmao pulmoes derrame* cora* cardiotorac* costofrenic* diafragm* hilio* costilla* costela*
+    hart harten hart* long longen pleura* cuore polmon* versament* ilo ili diaframma*
+    легк* сердц* лёгк* плевр* 肺* 心* 胸* 폐* 심* akciger* kalp pluc* serce oplucn* srdc* plic*
+"""
 _FRONTAL = "pa ap frontal* front face frente posteroanterior anteroposterior dorsoventral ventrodorsal pada anteropost*"
 _LATERAL = "lat lateral* ll rl seitlich* profil* perfil* zijdelings latero* laterolateral sagittal"
 _QUALITY = """
@@ -57,6 +69,7 @@ def _compile(words: str) -> re.Pattern[str]:
 _PATTERNS = {name: _compile(words) for name, words in (
     ("chest", _CHEST), ("spine", _SPINE), ("other", _OTHER), ("frontal", _FRONTAL), ("lateral", _LATERAL),
     ("quality", _QUALITY), ("animal", _ANIMAL), ("modality", _MODALITY),
+    ("inside", _INSIDE_CHEST),
 )}
 
 
@@ -69,15 +82,13 @@ def normalised(text: str) -> str:
 
 def texts_of(dataset: Dataset, keywords: str) -> str:
     """Return the normalised text of several attributes, code sequences by their Code Meaning."""
-    found = []
+    found: list[str] = []
+    encodings = encodings_of(dataset)
     for keyword in keywords.split():
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            continue
         if keyword.endswith("Sequence"):
-            found += [str(item.get("CodeMeaning", "")) for item in value if isinstance(item, Dataset)]
+            found += [text_of(item, "CodeMeaning", encodings) for item in items_of(dataset, keyword)]
         else:
-            found.append(str(value))
+            found.append(text_of(dataset, keyword, encodings))
     return normalised(" ; ".join(found))
 
 
@@ -112,3 +123,8 @@ def is_animal(text: str) -> bool:
 def names_other_modality(text: str) -> bool:
     """Return whether words name an examination that is no projection radiograph."""
     return _PATTERNS["modality"].search(text) is not None
+
+
+def tells_of_a_chest(text: str) -> bool:
+    """Return whether a text of any length holds a word of what is seen on a chest radiograph."""
+    return _PATTERNS["inside"].search(normalised(text)) is not None

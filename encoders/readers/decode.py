@@ -21,12 +21,31 @@ from pydicom.encaps import get_frame
 
 from encoders.base import UnreadableInstance
 from encoders.readers.codestream import Codestream, parse_jpeg, parse_jpeg2000
+from encoders.readers.header import value_of
 from encoders.readers.table import TRANSFER_SYNTAXES
 
 #: More pixels than any detector or film digitiser has (43 x 35 cm at 50 um are 60 million).
 MAX_PIXELS = 100_000_000
 
 Stored = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Stored values of a frame.
+
+    Attributes
+    ----------
+    values : ndarray of int, shape (r, c) or (r, c, 3)
+        Two dimensions of a colour frame are its luminance.
+    halvings : int
+        How many wavelet levels were left out: value [i, j] then stands at [i, j] * 2**halvings of the whole image,
+        not in the middle of the square that it replaces (`resample.recentre`).
+    """
+
+    values: Stored
+    halvings: int = 0
+
 
 _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _SYNTAX = {syntax.uid: syntax for syntax in TRANSFER_SYNTAXES}
@@ -55,7 +74,7 @@ class PixelLayout:
 
 
 def _number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if hasattr(value, "__iter__") and not isinstance(value, str | bytes):
         value = next(iter(value), None)
     if value is None or value == "":
@@ -81,7 +100,7 @@ def layout_of(dataset: Dataset) -> PixelLayout:
         raise UnreadableInstance(f"Rows x Columns is {rows} x {columns}")
     if rows * columns > MAX_PIXELS:
         raise UnreadableInstance(f"{rows} x {columns} pixels are declared; no more than {MAX_PIXELS} are decoded")
-    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    photometric = str(value_of(dataset, "PhotometricInterpretation") or "").strip().upper()
     colour = photometric.startswith(("RGB", "YBR"))
     samples = _number(dataset, "SamplesPerPixel", 3 if colour else 1)
     if samples not in (1, 3) or colour != (samples == 3):
@@ -137,19 +156,19 @@ def _first_frame(dataset: Dataset, layout: PixelLayout) -> bytes:
     return frame
 
 
-def _native(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _native(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     data = dataset.PixelData
     if len(data) < layout.frame_bytes:
         raise UnreadableInstance(f"Pixel Data holds {len(data)} of the {layout.frame_bytes} bytes of a frame")
     if layout.bits_allocated == 1:
         bits = np.unpackbits(np.frombuffer(data, np.uint8, layout.frame_bytes), bitorder="little")
-        return bits[: layout.rows * layout.columns].reshape(layout.rows, layout.columns)
+        return Decoded(bits[: layout.rows * layout.columns].reshape(layout.rows, layout.columns))
     order = ">" if transfer_syntax_of(dataset) == _EXPLICIT_BIG_ENDIAN else "<"
     dtype = np.dtype(f"{order}u{layout.bits_allocated // 8}")
     values = np.frombuffer(data, dtype, layout.frame_bytes // dtype.itemsize)
     if order == ">":
         values = values.astype(dtype.newbyteorder("="))
-    return _shape(values, layout)
+    return Decoded(_shape(values, layout))
 
 
 def _shape(values: Stored, layout: PixelLayout) -> Stored:
@@ -158,11 +177,12 @@ def _shape(values: Stored, layout: PixelLayout) -> Stored:
         pairs = values.reshape(-1, 4)                                   # Y1 Y2 Cb Cr: luminance is all that is wanted
         return pairs[:, :2].reshape(layout.rows, layout.columns)
     unused = layout.bits_allocated - layout.bits_stored
-    above = layout.bits_allocated - 1 - layout.high_bit
     if layout.signed:
         values = values.view(values.dtype.str.replace("u", "i"))
-    if unused:                                                          # old overlays live in the unused bits
-        values = (values << above) >> unused if above or layout.signed else values & ((1 << layout.bits_stored) - 1)
+    if unused and not layout.signed and layout.high_bit == layout.bits_stored - 1:
+        values = values & ((1 << layout.bits_stored) - 1)               # old overlays live in the unused bits
+    elif unused:
+        values = (values << (layout.bits_allocated - 1 - layout.high_bit)) >> unused
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)
     if layout.planar:
@@ -170,7 +190,7 @@ def _shape(values: Stored, layout: PixelLayout) -> Stored:
     return values.reshape(layout.rows, layout.columns, layout.samples)
 
 
-def _rle(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _rle(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     """PS3.5 Annex G: one segment a byte of a sample, most significant first; colour comes plane by plane."""
     frame = _first_frame(dataset, layout)
     dtype = np.dtype(f"<u{layout.bits_allocated // 8}")
@@ -179,8 +199,8 @@ def _rle(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
     if flat.size < wanted:
         raise UnreadableInstance(f"the RLE frame holds {flat.size} of {wanted} samples")
     if layout.samples == 1:
-        return _shape(flat[:wanted], layout)
-    return np.moveaxis(flat[:wanted].reshape(layout.samples, layout.rows, layout.columns), 0, -1)
+        return Decoded(_shape(flat[:wanted], layout))
+    return Decoded(np.moveaxis(flat[:wanted].reshape(layout.samples, layout.rows, layout.columns), 0, -1))
 
 
 def _agree(stream: Codestream, layout: PixelLayout) -> None:
@@ -202,7 +222,7 @@ def _signed(values: Stored, stream_bits: int, layout: PixelLayout) -> Stored:
     return values
 
 
-def _jpeg(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _jpeg(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     """JPEG baseline, extended and lossless (ISO/IEC 10918-1); 8-bit DCT frames are scaled while they are decoded."""
     frame = _first_frame(dataset, layout)
     stream = parse_jpeg(frame)
@@ -211,18 +231,18 @@ def _jpeg(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
     if stream.lossless or stream.precision > 8 or plain_rgb:
         space = "RGB" if plain_rgb and not stream.lossless else None
         values = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
-        return _signed(values, stream.precision, layout)
+        return Decoded(_signed(values, stream.precision, layout))
     with Image.open(io.BytesIO(frame)) as image:
         scale = max(1, min(layout.rows, layout.columns) // max(1, short_side))
         image.draft("L", (layout.columns // scale, layout.rows // scale))
-        return _signed(np.asarray(image.convert("L")), 8, layout)       # Y Cb Cr: the luminance itself
+        return Decoded(_signed(np.asarray(image.convert("L")), 8, layout))  # Y Cb Cr: the luminance itself
 
 
-def _jpeg_ls(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _jpeg_ls(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     frame = _first_frame(dataset, layout)
     stream = parse_jpeg(frame)
     _agree(stream, layout)
-    return _signed(imagecodecs.jpegls_decode(frame), stream.precision, layout)
+    return Decoded(_signed(imagecodecs.jpegls_decode(frame), stream.precision, layout))
 
 
 def _halvings(stream: Codestream, short_side: int) -> int:
@@ -233,32 +253,33 @@ def _halvings(stream: Codestream, short_side: int) -> int:
     return count
 
 
-def _jpeg2000(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _jpeg2000(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     frame = _first_frame(dataset, layout)
     stream = parse_jpeg2000(frame)
     _agree(stream, layout)
     halvings = _halvings(stream, short_side)
     if not halvings or stream.components != 1 or not 8 <= stream.precision <= 16:
-        return _signed(imagecodecs.jpeg2k_decode(frame), stream.precision, layout)
+        return Decoded(_signed(imagecodecs.jpeg2k_decode(frame), stream.precision, layout))
     with Image.open(io.BytesIO(frame[frame.index(b"\xff\x4f\xff\x51"):])) as image:
         image.reduce = halvings                                         # type: ignore[method-assign, assignment]
         values = np.asarray(image)
     # Pillow moves samples to the top of its 8 or 16 bits, and signed ones up by half their range.
     values = values >> (values.dtype.itemsize * 8 - stream.precision)
     if stream.signed:
-        return _signed(values.astype(np.int32) - (1 << (stream.precision - 1)), stream.precision, layout)
-    return _signed(values, stream.precision, layout)
+        values = values.astype(np.int32) - (1 << (stream.precision - 1))
+    return Decoded(_signed(values, stream.precision, layout), halvings)
 
 
-def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     frame = _first_frame(dataset, layout)
     stream = parse_jpeg2000(frame)
     _agree(stream, layout)
-    values = imagecodecs.htj2k_decode(frame, skipres=_halvings(stream, short_side))
-    return _signed(values, stream.precision, layout)
+    halvings = _halvings(stream, short_side)
+    values = imagecodecs.htj2k_decode(frame, skipres=halvings)
+    return Decoded(_signed(values, stream.precision, layout), halvings)
 
 
-Decoder = Callable[[Dataset, PixelLayout, int], Stored]
+Decoder = Callable[[Dataset, PixelLayout, int], Decoded]
 
 #: Transfer syntax UID -> decoder of the first frame.
 DECODERS: Mapping[str, Decoder] = {
@@ -271,14 +292,10 @@ DECODERS: Mapping[str, Decoder] = {
 }
 
 
-def decode(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
+def decode(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     """Return the stored values of the first frame, possibly at a reduced resolution.
 
-    Returns
-    -------
-    ndarray of int, shape (r, c) or (r, c, 3)
-        Full size, or scaled down by the codec, never below `short_side` on the short side. Two-dimensional arrays of
-        a colour frame are its luminance.
+    Codecs that can, scale down while they decode, never below `short_side` on the short side.
 
     Raises
     ------
@@ -291,13 +308,13 @@ def decode(dataset: Dataset, layout: PixelLayout, short_side: int) -> Stored:
         shown = uid if re.fullmatch(r"[0-9.]{1,64}", uid) else "(malformed)"
         raise UnreadableInstance(f"transfer syntax {shown} is not supported")
     try:
-        values = decoder(dataset, layout, short_side)
+        decoded = decoder(dataset, layout, short_side)
     except UnreadableInstance:
         raise
     except Exception as error:
         # Codecs raise errors of their own classes; none of them derives from another.
         fault = type(error).__name__
         raise UnreadableInstance(f"{_SYNTAX[uid].name}: the codec refuses the frame ({fault})") from error
-    if values.ndim not in (2, 3) or values.size == 0:
+    if decoded.values.ndim not in (2, 3) or decoded.values.size == 0:
         raise UnreadableInstance("the codec returned no image")
-    return values
+    return decoded

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pypdf import PdfReader
 
 from encoders.base import Report, UnreadableInstance
+from encoders.readers.header import value_of
 from encoders.readers.report_common import make_report, parse_datetime
 from encoders.readers.sections import SECTION_CODES, Kind, gather, kind_of_heading, split_sections
 
@@ -26,12 +27,12 @@ _BLOCKS = frozenset({"br", "paragraph", "item", "tr", "caption", "list", "table"
 
 
 def _document(dataset: Dataset) -> bytes:
-    data = dataset.get("EncapsulatedDocument")
+    data = value_of(dataset, "EncapsulatedDocument")
     if not isinstance(data, bytes) or not data:
         raise UnreadableInstance("there is no Encapsulated Document")
     if len(data) > MAX_DOCUMENT_BYTES:
         raise UnreadableInstance(f"the document is larger than {MAX_DOCUMENT_BYTES} bytes")
-    length = dataset.get("EncapsulatedDocumentLength")
+    length = value_of(dataset, "EncapsulatedDocumentLength")
     return data[: int(length)] if isinstance(length, int) and 0 < length <= len(data) else data
 
 

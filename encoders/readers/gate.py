@@ -11,6 +11,7 @@ import hashlib
 from pydicom.dataset import Dataset
 
 from encoders.readers.anatomy import is_animal, is_quality_control, normalised, region_of, texts_of, view_in
+from encoders.readers.header import items_of, value_of
 
 #: Modalities of projection radiographs; DR and RG are no longer, or never were, standard, but are seen.
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "DR", "RG"})
@@ -34,19 +35,19 @@ _STUDY_WORDS = """StudyDescription RequestedProcedureDescription PerformedProced
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     return "" if value is None else str(value).strip()
 
 
 def _is_animal(dataset: Dataset) -> bool:
     """Return whether the patient is no human (PS3.3 C.7.1.1, non-human organism attributes)."""
     species = normalised(_text(dataset, "PatientSpeciesDescription"))
-    codes = {_text(item, "CodeValue") for item in dataset.get("PatientSpeciesCodeSequence") or ()}
+    codes = {_text(item, "CodeValue") for item in items_of(dataset, "PatientSpeciesCodeSequence")}
     if species in ("human", "homo sapiens") or codes & _HUMAN_CODES:
         return False
     if is_animal(texts_of(dataset, _IMAGE_WORDS + " StudyDescription InstitutionName")):
         return True
-    breed = _text(dataset, "PatientBreedDescription") or dataset.get("PatientBreedCodeSequence")
+    breed = _text(dataset, "PatientBreedDescription") or value_of(dataset, "PatientBreedCodeSequence")
     return bool(species or codes or breed or _text(dataset, "ResponsiblePersonRole").upper() == "OWNER")
 
 
@@ -82,7 +83,7 @@ def gate_reason_of(dataset: Dataset) -> str | None:
     for keyword in ("QualityControlImage", "QualityControlSubject"):
         if _text(dataset, keyword).upper() == "YES":
             return "quality control image"
-    kinds = dataset.get("ImageType") or ()
+    kinds = value_of(dataset, "ImageType") or ()
     kinds = {kinds.upper()} if isinstance(kinds, str) else {str(kind).strip().upper() for kind in kinds}
     if kinds & _NOT_IMAGES:
         return "Image Type names no diagnostic image"
@@ -91,7 +92,7 @@ def gate_reason_of(dataset: Dataset) -> str | None:
     reason = _anatomy_reason(dataset)
     if reason is not None:
         return reason
-    rows, columns = dataset.get("Rows") or 0, dataset.get("Columns") or 0
+    rows, columns = value_of(dataset, "Rows") or 0, value_of(dataset, "Columns") or 0
     if min(rows, columns) < MIN_SIDE:
         return f"{rows} x {columns} pixels show no chest"
     return None
@@ -110,7 +111,7 @@ def view_of(dataset: Dataset) -> str:
         view = view_in(texts_of(dataset, keywords))
         if view != "unknown":
             return view
-    orientation = dataset.get("PatientOrientation")
+    orientation = value_of(dataset, "PatientOrientation")
     if orientation and not isinstance(orientation, str):
         row = str(orientation[0])[:1].upper()
         if row in ("L", "R"):
@@ -133,7 +134,7 @@ def exposure_key_of(dataset: Dataset) -> str | None:
         own = _text(dataset, "SOPInstanceUID")
         if own:
             return f"sop:{own[:64]}"
-    sources = {_text(item, "ReferencedSOPInstanceUID") for item in dataset.get("SourceImageSequence") or ()} - {""}
+    sources = {_text(item, "ReferencedSOPInstanceUID") for item in items_of(dataset, "SourceImageSequence")} - {""}
     if len(sources) == 1:
         return f"sop:{sources.pop()[:64]}"
     moment = _text(dataset, "AcquisitionDateTime")

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from encoders.readers.header import items_of, value_of
+
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
@@ -17,7 +19,7 @@ PERCENTILES = (0.5, 99.5)
 
 def first_float(dataset: Dataset, keyword: str) -> float | None:
     """Return the first value of a numeric attribute, None if it is absent or no finite number."""
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if value is not None and not isinstance(value, str | bytes | int | float):
         value = next(iter(value), None) if hasattr(value, "__iter__") else value
     try:
@@ -69,7 +71,7 @@ class _Table:
 
 
 def _table(dataset: Dataset, keyword: str, signed_input: bool) -> _Table | None:
-    sequence = dataset.get(keyword)
+    sequence = items_of(dataset, keyword)
     if not sequence:
         return None
     little_endian = getattr(dataset, "original_encoding", (None, None))[1] is not False
@@ -132,11 +134,11 @@ def displayed(values: Float32, dataset: Dataset, mask: Bool | None, signed: bool
             return np.asarray(display, np.float32)
     center, width = first_float(dataset, "WindowCenter"), first_float(dataset, "WindowWidth")
     if center is not None and width is not None:
-        function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+        function = str(value_of(dataset, "VOILUTFunction") or "LINEAR").strip().upper()
         windowed = _window(values, center, width, function)
         if windowed is not None and _shows_something(windowed if mask is None else windowed[~mask]):
             return windowed
-    if str(dataset.get("PixelIntensityRelationship") or "").strip().upper() == "LIN":
+    if str(value_of(dataset, "PixelIntensityRelationship") or "").strip().upper() == "LIN":
         # Raw detector signal: film-like contrast is its logarithm (PS3.3 C.8.11.3.1.2).
         floor = float(valid.min())
         values, valid = np.log1p(values - min(floor, 0.0)), np.log1p(valid - min(floor, 0.0))
@@ -145,5 +147,5 @@ def displayed(values: Float32, dataset: Dataset, mask: Bool | None, signed: bool
 
 def is_inverted(dataset: Dataset, photometric: str) -> bool:
     """Return whether larger values are darker (PS3.3 C.7.6.3.1.2, C.11.6; MONOCHROME1 and INVERSE are one)."""
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    shape = str(value_of(dataset, "PresentationLUTShape") or "").strip().upper()
     return photometric == "MONOCHROME1" or shape == "INVERSE"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -67,9 +67,11 @@ def encodings_of(dataset: Dataset, inherited: Sequence[str] = ()) -> list[str]:
     known = []
     for term in terms:
         try:
-            known += convert_encodings(term)
+            codecs = convert_encodings(term)                            # forgives "ISO-IR 192" and the like
         except (LookupError, ValueError):
             continue
+        if codecs != [default_encoding] or term in python_encoding:
+            known += codecs
     return known
 
 
@@ -83,11 +85,11 @@ def decode_text(value: bytes, encodings: Sequence[str], delimiters: frozenset[in
     if _ESCAPE not in value:
         if value.isascii() and not any("16" in name for name in encodings):
             return value.decode("ascii")
-        for name in encodings[:1] or ["utf-8"]:
-            try:
-                return value.decode(name)
-            except (UnicodeError, LookupError):
-                break
+        first = encodings[0] if encodings else default_encoding
+        try:
+            return value.decode("utf-8" if first == default_encoding else first)
+        except (UnicodeError, LookupError):
+            pass
     elif encodings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                             # pydicom warns with the value in the message
@@ -142,6 +144,22 @@ def _strings(element: Any, vr: str, encodings: Sequence[str]) -> list[str]:
     else:
         parts = [str(part) for part in value]
     return [_clean(part) for part in parts]
+
+
+def value_of(dataset: Dataset, keyword: str) -> Any:
+    """Return the converted value of an attribute, None if it is absent, empty or beyond reading."""
+    try:
+        return dataset.get(keyword)
+    except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError, OverflowError):
+        return None
+
+
+def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence, [] if it is absent, empty or no sequence."""
+    value = value_of(dataset, keyword)
+    if value is None or isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        return []
+    return [item for item in value if isinstance(item, Dataset)]
 
 
 def text_of(dataset: Dataset, keyword: str, encodings: Sequence[str] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 import zlib
 from pathlib import Path
@@ -16,6 +17,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from encoders.base import Content, ReadInstance, Unindexed, UnreadableInstance
 from encoders.readers.header import header_of
 from encoders.readers.table import READERS
+
+# pydicom logs and warns with the values that it stumbles over; those are patient data.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 #: A deflated data set may not grow beyond this (a bomb of 1 MB can hold 1 GB).
 MAX_INFLATED_BYTES = 1 << 30
@@ -70,7 +74,7 @@ def _content(dataset: Dataset, sop_class_uid: str, short_side: int) -> Content:
 def read_file(path: Path, short_side: int) -> ReadInstance:
     """Return header and content of a file; see `encoders.readers.read_instance`."""
     with warnings.catch_warnings(), disable_value_validation():
-        warnings.simplefilter("ignore")                                 # pydicom puts values into its warnings
+        warnings.simplefilter("ignore")
         try:
             dataset = _parse(path)
             if "DirectoryRecordSequence" in dataset:

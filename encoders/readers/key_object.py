@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from encoders.base import RejectionNote, Unindexed
+from encoders.readers.header import items_of, text_of
 from encoders.readers.report_common import evidence_of
 
 #: Document titles that reject what they refer to (PS3.16 CID 7011; IHE RAD TF-3, Imaging Object Change Management).
@@ -21,10 +22,9 @@ def read_key_object(dataset: Dataset, short_side: int) -> RejectionNote | Uninde
 
     `rejected_study_uids` names only studies that are referred to without any of their objects.
     """
-    titles = dataset.get("ConceptNameCodeSequence") or ()
-    title = titles[0] if titles and isinstance(titles[0], Dataset) else Dataset()
-    code = str(title.get("CodeValue") or "").strip()
-    if str(title.get("CodingSchemeDesignator") or "").strip() != "DCM" or code not in REJECTIONS:
+    title = next(iter(items_of(dataset, "ConceptNameCodeSequence")), Dataset())
+    code = text_of(title, "CodeValue")
+    if text_of(title, "CodingSchemeDesignator") != "DCM" or code not in REJECTIONS:
         return Unindexed("key object selection that rejects nothing")
     evidence = evidence_of(dataset)
     return RejectionNote(

@@ -20,7 +20,8 @@ from encoders.base import Radiograph, UnreadableInstance
 from encoders.readers.decode import PixelLayout, decode, layout_of
 from encoders.readers.gate import exposure_key_of, gate_reason_of, view_of
 from encoders.readers.grayscale import displayed, is_inverted, modality_values, padding_mask
-from encoders.readers.resample import box_reduce, fit
+from encoders.readers.header import value_of
+from encoders.readers.resample import box_reduce, fit, recentre
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)                # Rec. ITU-R BT.601, as PS3.3 C.7.6.3.1.2
 
@@ -28,7 +29,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)                # Rec. I
 def _aspect_of(dataset: Dataset) -> float:
     """Return height over width of a pixel: PixelAspectRatio, else a spacing (PS3.3 C.7.6.3.1.7, 10.7.1.3)."""
     for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
-        value = dataset.get(keyword)
+        value = value_of(dataset, keyword)
         try:
             vertical, horizontal = (float(number) for number in value)
             aspect = vertical / horizontal
@@ -69,13 +70,17 @@ def pixels_of(dataset: Dataset, short_side: int) -> NDArray[np.float32]:
         raise UnreadableInstance("there is no Pixel Data")
     layout = layout_of(dataset)
     aspect = _aspect_of(dataset)
-    values = decode(dataset, layout, short_side)
+    decoded = decode(dataset, layout, short_side)
+    values = decoded.values
     if not layout.photometric.startswith("MONOCHROME") or values.ndim == 3:
         luminance = _luminance(values, dataset, layout)
-        reduced, _ = box_reduce(luminance, _factor(luminance.shape, short_side, aspect))
-        return fit(reduced, short_side, aspect)
+        factor = _factor(luminance.shape, short_side, aspect)
+        reduced, _ = box_reduce(luminance, factor)
+        return fit(recentre(reduced, decoded.halvings, factor), short_side, aspect)
     mask = padding_mask(values, dataset, layout.signed)
-    stored, mask = box_reduce(values, _factor(values.shape, short_side, aspect), mask)
+    factor = _factor(values.shape, short_side, aspect)
+    stored, mask = box_reduce(values, factor, mask)
+    stored = recentre(stored, decoded.halvings, factor)
     if mask is not None and mask.all():
         mask = None
     display = displayed(modality_values(stored, dataset, layout.signed), dataset, mask, layout.signed)
@@ -96,6 +101,6 @@ def read_radiograph(dataset: Dataset, short_side: int) -> Radiograph:
         pixels=pixels,
         view=view_of(dataset),
         gate_reason=gate_reason_of(dataset),
-        for_presentation=str(dataset.get("PresentationIntentType") or "").strip().upper() != "FOR PROCESSING",
+        for_presentation=str(value_of(dataset, "PresentationIntentType") or "").strip().upper() != "FOR PROCESSING",
         exposure_key=exposure_key_of(dataset),
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 from pydicom.dataset import Dataset
 
 from encoders.base import Report, ReportState
-from encoders.readers.anatomy import is_animal, names_other_modality, region_of, texts_of
+from encoders.readers.anatomy import is_animal, names_other_modality, region_of, tells_of_a_chest, texts_of
+from encoders.readers.header import items_of, value_of
 from encoders.readers.sections import Sections, split_sections, tidy
 
 _DT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,6}))?)?)?)?([+-]\d{4})?")
 _STUDY_WORDS = """StudyDescription RequestedProcedureDescription PerformedProcedureStepDescription
     ProcedureCodeSequence PerformedProcedureCodeSequence RequestedProcedureCodeSequence"""
 _MIN_WORDS = 3
+_TELLING_WORDS = 12                                                     # "No active disease." need not name a lung
 _MAX_TEXT = 200_000
 
 
@@ -49,13 +50,8 @@ def parse_datetime(value: object, offset: str = "") -> datetime | None:
 
 
 def _first(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     return "" if value is None else str(value).strip()
-
-
-def _items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
-    value = dataset.get(keyword)
-    return [item for item in value if isinstance(item, Dataset)] if value and not isinstance(value, str | bytes) else []
 
 
 def evidence_of(dataset: Dataset) -> list[tuple[str, list[str]]]:
@@ -66,18 +62,19 @@ def evidence_of(dataset: Dataset) -> list[tuple[str, list[str]]]:
     PS3.3 C.17.2, Hierarchical SOP Instance Reference Macro C.17.2.1.
     """
     found = []
-    for study in _items(dataset, "CurrentRequestedProcedureEvidenceSequence"):
+    for study in items_of(dataset, "CurrentRequestedProcedureEvidenceSequence"):
         uids = [
             _first(instance, "ReferencedSOPInstanceUID")
-            for series in _items(study, "ReferencedSeriesSequence")
-            for instance in _items(series, "ReferencedSOPSequence")
+            for series in items_of(study, "ReferencedSeriesSequence")
+            for instance in items_of(series, "ReferencedSOPSequence")
         ]
         found.append((_first(study, "StudyInstanceUID"), [uid for uid in uids if uid]))
     return found
 
 
-def report_gate_of(dataset: Dataset, words: int) -> str | None:
-    """Return why a report must not be indexed, None if its header says nothing against it."""
+def report_gate_of(dataset: Dataset, text: str) -> str | None:
+    """Return why a report must not be indexed, None if neither header nor words say anything against it."""
+    words = len(text.split())
     if words < _MIN_WORDS:
         return "no narrative text"
     study = texts_of(dataset, _STUDY_WORDS)
@@ -89,6 +86,8 @@ def report_gate_of(dataset: Dataset, words: int) -> str | None:
     regions = [region_of(text) for text in (texts_of(dataset, "BodyPartExamined AnatomicRegionSequence"), study, title)]
     if "other" in regions and "chest" not in regions:
         return "not a chest report"
+    if "chest" not in regions and words >= _TELLING_WORDS and not tells_of_a_chest(text):
+        return "nothing in it says that it is a chest report"
     return None
 
 
@@ -103,13 +102,13 @@ def make_report(
     text = tidy(text[:_MAX_TEXT])
     sections = split_sections(text) if sections is None else sections
     offset = _first(dataset, "TimezoneOffsetFromUTC")
-    observers = _items(dataset, "VerifyingObserverSequence")
-    times = [parse_datetime(item.get("VerificationDateTime"), offset) for item in observers]
+    observers = items_of(dataset, "VerifyingObserverSequence")
+    times = [parse_datetime(_first(item, "VerificationDateTime"), offset) for item in observers]
     partial = _first(dataset, "CompletionFlag").upper() == "PARTIAL"
     preliminary = partial or _first(dataset, "PreliminaryFlag").upper() == "PRELIMINARY"
     evidence = evidence_of(dataset)
     referenced = [uid for _, uids in evidence for uid in uids]
-    referenced += [_first(item, "ReferencedSOPInstanceUID") for item in _items(dataset, "SourceInstanceSequence")]
+    referenced += [_first(item, "ReferencedSOPInstanceUID") for item in items_of(dataset, "SourceInstanceSequence")]
     return Report(
         findings=sections.findings,
         impression=sections.impression,
@@ -124,5 +123,5 @@ def make_report(
         verification_time=verification_time or max((time for time in times if time is not None), default=None),
         referenced_study_uids=tuple(dict.fromkeys(study for study, _ in evidence if study)),
         referenced_sop_uids=tuple(dict.fromkeys(uid for uid in referenced if uid)),
-        gate_reason=report_gate_of(dataset, len(text.split()) if narrative else 0),
+        gate_reason=report_gate_of(dataset, text if narrative else ""),
     )

@@ -51,6 +51,28 @@ def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> t
     return (total / np.maximum(count, 1)).astype(np.float32), np.asarray(2 * count < factor * factor)
 
 
+def recentre(values: Float32, halvings: int, factor: int = 1) -> Float32:
+    """Return a wavelet-reduced image as if each value were the mean of the square that it replaces.
+
+    The low-pass samples of JPEG 2000 stand on every 2**n-th pixel of the whole image (ISO/IEC 15444-1 F.3), up to half
+    a reduced pixel off the squares' middles: linear interpolation brings the mean difference from an area reduction
+    of the whole decode down to a third.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (rows, columns)
+    halvings : int
+        Wavelet levels left out.
+    factor : int
+        By which `box_reduce` has made the image smaller since.
+    """
+    if not halvings:
+        return values
+    ahead = np.float32((2**halvings - 1) / 2 ** (halvings + 1) / factor)
+    values = values + ahead * np.diff(values, axis=0, append=values[-1:])
+    return np.asarray(values + ahead * np.diff(values, axis=1, append=values[:, -1:]), np.float32)
+
+
 def fit(display: Float32, short_side: int, aspect: float = 1.0) -> Float32:
     """Return a picture with square pixels whose short side is at most `short_side`.
 

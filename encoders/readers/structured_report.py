@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from encoders.base import Report
-from encoders.readers.header import encodings_of, text_of
+from encoders.readers.header import encodings_of, items_of, text_of
 from encoders.readers.report_common import make_report
 from encoders.readers.sections import SECTION_CODES, Kind, Sections, gather, kind_of_heading, split_sections
 
@@ -21,6 +21,7 @@ MAX_ITEMS = 20_000
 _CONTEXT = frozenset({"HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD"})
 _LANGUAGE = frozenset({("DCM", "121049"), ("DCM", "121045")})
 # Text values that name things instead of telling them: Tracking Identifier, Lesion Identifier, Series ... (PS3.16)
+_MEASUREMENTS = frozenset({("DCM", "126000"), ("DCM", "126010")})        # roots of measurement reports (TID 1500)
 _LABELS = frozenset({("DCM", "112039"), ("DCM", "112050"), ("DCM", "125007"), ("DCM", "125010")})
 
 
@@ -32,12 +33,13 @@ class _Entry:
     text: str
     is_heading: bool = False
     is_narrative: bool = False
+    is_coded: bool = False
 
 
 def _code(item: Dataset, keyword: str, encodings: Sequence[str]) -> tuple[str, str, str]:
     """Return (scheme, code value, meaning) of a code sequence, empty strings where it is absent."""
-    sequence = item.get(keyword)
-    if not sequence or not isinstance(sequence[0], Dataset):
+    sequence = items_of(item, keyword)
+    if not sequence:
         return "", "", ""
     code = sequence[0]
     value = next((text for k in ("CodeValue", "LongCodeValue", "URNCodeValue") if (text := text_of(code, k))), "")
@@ -46,8 +48,8 @@ def _code(item: Dataset, keyword: str, encodings: Sequence[str]) -> tuple[str, s
 
 
 def _measurement(item: Dataset, encodings: Sequence[str]) -> str:
-    sequence = item.get("MeasuredValueSequence")
-    if not sequence or not isinstance(sequence[0], Dataset):
+    sequence = items_of(item, "MeasuredValueSequence")
+    if not sequence:
         return ""
     _, unit, meaning = _code(sequence[0], "MeasurementUnitsCodeSequence", encodings)
     unit = "" if unit in ("1", "{ratio}") else unit or meaning
@@ -80,20 +82,21 @@ def _walk(
     elif value_type == "CODE":
         _, _, said = _code(item, "ConceptCodeSequence", encodings)
         in_section = kind in ("findings", "impression")
-        yield _Entry(kind, said if own or not meaning else f"{meaning}: {said}", is_narrative=in_section and bool(own))
+        said = said if own or not meaning else f"{meaning}: {said}"
+        yield _Entry(kind, said, is_narrative=in_section and bool(own), is_coded=True)
     elif value_type == "NUM":
         measured = _measurement(item, encodings)
         if measured:
             yield _Entry(kind, f"{meaning}: {measured}" if meaning else measured)
-    for child in item.get("ContentSequence") or ():
-        if isinstance(child, Dataset) and text_of(child, "RelationshipType").upper() not in _CONTEXT:
+    for child in items_of(item, "ContentSequence"):
+        if text_of(child, "RelationshipType").upper() not in _CONTEXT:
             yield from _walk(child, kind, depth + 1, encodings, budget)
 
 
 def _language(dataset: Dataset) -> str:
     """Return the document's language (PS3.16 TID 1204), "" where it says none that looks like RFC 5646."""
-    for child in dataset.get("ContentSequence") or ():
-        if isinstance(child, Dataset) and _code(child, "ConceptNameCodeSequence", ())[:2] in _LANGUAGE:
+    for child in items_of(dataset, "ContentSequence"):
+        if _code(child, "ConceptNameCodeSequence", ())[:2] in _LANGUAGE:
             _, value, _ = _code(child, "ConceptCodeSequence", ())
             if re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*", value):
                 return value
@@ -126,6 +129,8 @@ def read_structured_report(dataset: Dataset, short_side: int) -> Report:
     Measurements and annotations without narrative text come back with a `gate_reason`.
     """
     entries = [entry for entry in _walk(dataset, None, 0, encodings_of(dataset), [MAX_ITEMS]) if entry.text]
-    narrative = sum(len(entry.text.split()) for entry in entries if entry.is_narrative)
+    measured = _code(dataset, "ConceptNameCodeSequence", ())[:2] in _MEASUREMENTS
+    told = [entry.text for entry in entries if entry.is_narrative and not (measured and entry.is_coded)]
+    narrative = sum(len(text.split()) for text in told)
     text = "\n".join(f"\n{entry.text}:" if entry.is_heading else entry.text for entry in entries)
     return make_report(dataset, text, _sections(entries), language=_language(dataset), narrative=narrative >= 3)
