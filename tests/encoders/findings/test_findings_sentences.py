@@ -69,6 +69,8 @@ SENTENCES = {
         Increased opacity not seen on the prior study. => LO1
         Opacity on the frontal view is not seen on the lateral. => LO1
         There is no longer any pneumothorax. => PX0
+        Patchy non-segmental opacities. => LO1
+        The lungs are not clear: bibasilar consolidation. => CO1
     """,
     "doubt": """
         Pneumonia cannot be excluded. => PN-1
@@ -90,6 +92,7 @@ SENTENCES = {
         Pneumonia would be a consideration. => PN-1
         Consolidation is less likely. => CO-1
         Rule out pneumonia. => PN-1
+        Compared with May 12, effusion has increased. => PE1
         Left lower lobe consolidation, compatible with pneumonia in the appropriate clinical setting. => CO1 PN-1
     """,
     "probability claims": """
