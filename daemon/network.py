@@ -205,7 +205,7 @@ class Server(AssociationServer):  # type: ignore[misc]
         self._associations: dict[Any, bool] = {}    # association -> admitted
         address = (section.host, section.port)
         super().__init__(ae, address, section.ae_title, ae.supported_contexts, ssl_context, list(handlers), _Handler)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.2,), name="accept", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="accept", daemon=True)
         self._thread.start()
 
     @property
@@ -390,6 +390,7 @@ def serve(
     """
     ae.ae_title = section.ae_title
     ae.maximum_pdu_size = MAXIMUM_LENGTH
+    ae.maximum_associations = 1_000_000             # `Server.admit` counts better
     ae.acse_timeout = section.acse_timeout_s
     ae.network_timeout = section.network_timeout_s
     ae.dimse_timeout = section.network_timeout_s
