@@ -38,6 +38,6 @@ def quarantine(config: Config, retry: bool, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
-        click.echo(f"{row['received_at']}  {row['calling_ae_title']:16}  {row['sop_instance_uid']}\n    {row['reason']}\n"
-                   f"    {row['path']}")
+        click.echo(f"{row['received_at']}  {row['calling_ae_title']:16}  {row['sop_instance_uid']}")
+        click.echo(f"    {row['reason']}\n    {row['path']}")
     click.echo(f"{len(rows)} objects in quarantine")

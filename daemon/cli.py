@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from daemon import __version__
-from daemon.config import Config, ConfigError, load
+from daemon.config import ConfigError, load
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -111,7 +111,7 @@ def quarantine(config_path: Path | None, retry: bool, as_json: bool) -> None:
 
 @cli.command()
 @config_option
-@click.option("--study", "uids", multiple=True, help="Study, series or SOP Instance UID of an example; may be repeated.")
+@click.option("--study", "uids", multiple=True, help="Study, series or SOP Instance UID; may be repeated.")
 @click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A DICOM, JPEG or PNG file as the example; it is not kept.")
 @click.option("--text", default="", help="A finding, a sentence or a whole report.")
