@@ -23,6 +23,7 @@ class State(Enum):
 _STATES = {
     "elsewhere": State.NONE,
     "removed": State.NEGATIVE,
+    "open": State.UNCERTAIN,
     "negated": State.NEGATIVE,
     "uncertain": State.UNCERTAIN,
     "probable": State.POSITIVE,
@@ -32,6 +33,7 @@ _STOPS = {
     "elsewhere": ("stop", "statement", "comma"),
     "removed": ("stop",),
     "negated": ("stop", "stop_negated", "statement"),
+    "open": ("stop", "statement"),
     "uncertain": ("stop", "statement"),
     "probable": ("stop", "statement"),
 }
@@ -47,10 +49,12 @@ class _Found:
     end: int
 
 
-#: After a comma or "and", these words open a new statement, so that a negation before them has ended:
+#: After a comma or "and", these words open a new statement, so that a negation before them has ended, as does a verb
+#: before a comma:
 #: "no pneumothorax, small left effusion". Words such as "large" or "focal" do not: they belong to negated lists.
 _NEW_STATEMENT = re.compile(
-    r"(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:"
+    r"\b(?:seen|identified|noted|present|appreciated|demonstrated|visuali[sz]ed|evident)\s*,\s*"
+    r"|(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:"
     r"(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
     r"|unchanged|persistent|low|increased|decreased|improved|slight(?:ly)?|tiny|trace|possible|probable|likely|scattered"
     r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|redemonstrat\w+|this|these|it)\b"
