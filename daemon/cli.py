@@ -22,7 +22,7 @@ config_option = click.option(
 )
 
 
-class Peer(click.ParamType):
+class Peer(click.ParamType[tuple[str, str, int]]):
     """``AE@host:port``."""
 
     name = "AE@host:port"

@@ -9,7 +9,7 @@ from daemon.config import Config
 from daemon.finder import private
 from daemon.finder.errors import FinderError
 from daemon.listener.status import STORE_STATUSES
-from daemon.network import MAXIMUM_LENGTH
+from daemon.reactor import MAXIMUM_LENGTH
 from daemon.status import STATUSES
 from encoders.readers.header import QUERYABLE
 from encoders.readers.table import READERS, TRANSFER_SYNTAXES

@@ -19,7 +19,7 @@ from typing import Any
 import click
 from pydicom.dataset import Dataset
 from pynetdicom import AE
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from rich.console import Console
 from rich.table import Table
 

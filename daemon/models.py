@@ -34,5 +34,5 @@ def encode(
     if encoded.faults:
         click.echo(f"{len(encoded.faults)} images could not be read: their rows are NaN", err=True)
     with out.open("wb") as file:
-        np.savez_compressed(file, **encoded.arrays)
+        np.savez_compressed(file, allow_pickle=False, **encoded.arrays)
     click.echo(f"{len(rows)} rows encoded by {encoder.model_id}: {out}", err=True)

@@ -65,7 +65,8 @@ def simulate(
         folder.mkdir(parents=True, exist_ok=True)
         with progress_bar("drawing", quiet) as move:
             paths = write_studies(
-                folder, studies, seed, size=rows_columns, transfer_syntax=transfer_syntax, progress=move
+                folder, studies, seed, size=rows_columns, transfer_syntax=transfer_syntax,
+                progress=lambda done: move(done, studies),
             )
         if out is not None:
             click.echo(f"{studies} synthetic studies, {len(paths)} objects: {out}", err=True)
