@@ -22,7 +22,7 @@ from typing import Any
 from daemon import logs
 from daemon.config import Config, ConfigError
 from daemon.reading import ReaderFailure, die_with_parent
-from encoders.base import CheckpointError
+from encoders.base import EncodersError
 
 #: In the order in which they are started and, at the end, stopped.
 ROLES = ("listener", "worker", "finder")
@@ -154,7 +154,7 @@ def run_role(name: str, config: Config, index: int = 0) -> int:
         run_folder(config.storage.directory)
         with beat:
             _serve(name, config, stop, beat, index)
-    except (ConfigError, CheckpointError, ReaderFailure) as error:
+    except (ConfigError, EncodersError, ReaderFailure) as error:
         return _cannot_start(name, str(error))
     except OSError as error:
         if error.errno in _UNBINDABLE and not beat.ready.is_set():

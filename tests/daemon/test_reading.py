@@ -9,32 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from daemon import reading
 from daemon.reading import ReaderPool
 from storage.base import SpooledInstance
-
-
-def write_dx(path, rows=300, columns=260):
-    """Write a small DX image with a gradient."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "TEST^PHANTOM", "T1", "DX"
-    dataset.BodyPartExamined, dataset.ViewPosition, dataset.PresentationIntentType = "CHEST", "PA", "FOR PRESENTATION"
-    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = rows, columns, 1
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-    dataset.PhotometricInterpretation, dataset.PresentationLUTShape = "MONOCHROME2", "IDENTITY"
-    dataset.RescaleIntercept, dataset.RescaleSlope = 0, 1
-    pixels = np.linspace(0, 4095, rows * columns).reshape(rows, columns).astype("<u2")
-    dataset.PixelData = pixels.tobytes()
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def spooled(path, number=1):
@@ -53,7 +31,7 @@ def take(pool, count):
     return sorted((pool.done.get(timeout=60) for _ in range(count)), key=lambda read: read.instance.spool_id)
 
 
-def test_an_image_comes_back_as_floats_no_larger_than_asked_for(tmp_path):
+def test_an_image_comes_back_as_floats_no_larger_than_asked_for(tmp_path, write_dx):
     with ReaderPool(1, 128, 30, 0) as pool:
         pool.submit(spooled(write_dx(tmp_path / "a.dcm")))
         (read,) = take(pool, 1)
@@ -64,7 +42,7 @@ def test_an_image_comes_back_as_floats_no_larger_than_asked_for(tmp_path):
     assert 0 <= pixels.min() < 0.1 < 0.9 < pixels.max() <= 1
 
 
-def test_an_object_that_cannot_be_read_comes_back_with_its_reason_and_the_child_goes_on(tmp_path):
+def test_an_object_that_cannot_be_read_comes_back_with_its_reason_and_the_child_goes_on(tmp_path, write_dx):
     (tmp_path / "b.dcm").write_bytes(b"no DICOM at all" * 20)
     with ReaderPool(1, 128, 30, 0) as pool:
         before = dict(pool.process_ids)
@@ -77,7 +55,7 @@ def test_an_object_that_cannot_be_read_comes_back_with_its_reason_and_the_child_
     assert good.result is not None
 
 
-def test_a_reader_that_hangs_is_ended_after_its_time_and_only_its_object_is_blamed(tmp_path, fifo):
+def test_a_reader_that_hangs_is_ended_after_its_time_and_only_its_object_is_blamed(tmp_path, fifo, write_dx):
     with ReaderPool(2, 128, 2.0, 0) as pool:
         pool.submit(spooled(fifo, 1))
         for number in range(2, 8):
@@ -88,7 +66,7 @@ def test_a_reader_that_hangs_is_ended_after_its_time_and_only_its_object_is_blam
     assert all(read.result is not None for read in others)
 
 
-def test_a_reader_that_is_killed_by_a_signal_names_it_and_is_replaced(tmp_path, fifo):
+def test_a_reader_that_is_killed_by_a_signal_names_it_and_is_replaced(tmp_path, fifo, write_dx):
     with ReaderPool(1, 128, 60, 0) as pool:
         pool.submit(spooled(fifo, 1))
         pool.submit(spooled(write_dx(tmp_path / "a.dcm"), 2))
@@ -102,7 +80,7 @@ def test_a_reader_that_is_killed_by_a_signal_names_it_and_is_replaced(tmp_path, 
     assert good.result is not None
 
 
-def test_an_object_that_needs_more_memory_than_allowed_is_refused_with_the_name_of_the_limit(tmp_path):
+def test_an_object_that_needs_more_memory_than_allowed_is_refused_with_the_name_of_the_limit(tmp_path, write_dx):
     path = write_dx(tmp_path / "large.dcm", 9_900, 10_000)
     with ReaderPool(1, 128, 60, 700_000_000) as pool:
         pool.submit(spooled(path, 1))
