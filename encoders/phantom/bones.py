@@ -12,7 +12,7 @@ from encoders.phantom.anatomy import SIDES, Anatomy
 from encoders.phantom.canvas import Canvas, Line, Point
 from encoders.phantom.disease import Abnormality, Kind
 
-_STEPS = 22
+_STEPS = 18
 RIBS = 10
 
 
@@ -59,6 +59,7 @@ def skeleton(canvas: Canvas, anatomy: Anatomy, abnormalities: Iterable[Abnormali
     broken = {(each.side, each.rib) for each in abnormalities if each.kind is Kind.FRACTURE}
     s = anatomy.scale
     total = np.zeros((canvas.rows, canvas.columns), dtype=np.float32)
+    ends: list[Line] = []
     for group, width, count, strength in ((posterior_rib, 1.05, RIBS, 0.46), (anterior_rib, 1.3, 7, 0.34)):
         shell: list[Line] = []
         for side in SIDES:
@@ -66,9 +67,12 @@ def skeleton(canvas: Canvas, anatomy: Anatomy, abnormalities: Iterable[Abnormali
                 line = group(anatomy, side, rib)
                 pieces = _fractured(line, anatomy) if (side, rib) in broken and group is posterior_rib else [line]
                 for piece in pieces:
-                    shell.append((piece, width * s, 0.95))
-                    shell.append((piece, (width - 0.36) * s, 0.50))
+                    shell += [(piece, width * s, 0.95), (piece, (width - 0.36) * s, 0.50)]
+                if len(pieces) > 1:                   # the broken ends are seen end-on: denser
+                    ends += [(pieces[0][-2:], width * s, 0.9), (pieces[1][:2], width * s, 0.9)]
         total += strength * canvas.lines(shell, 0.12 * canvas.px_per_cm)
+    if ends:
+        total += 0.4 * canvas.lines(ends, 0.12 * canvas.px_per_cm)
     collar: list[Line] = []
     for side in SIDES:
         line = clavicle(anatomy, side)
@@ -124,9 +128,9 @@ def fracture_place(anatomy: Anatomy, side: str, rib: int) -> Point:
 
 
 def _fractured(line: list[Point], anatomy: Anatomy) -> list[list[Point]]:
-    """Return a rib in two pieces: a gap, and the outer piece displaced by about its width."""
-    at, step = round(_STEPS * 0.62), 1.25 * anatomy.scale
-    outer = [(x * 0.985, y + step * (1 - k / (len(line) - at))) for k, (x, y) in enumerate(line[at:])]
+    """Return a rib in two pieces, the outer one displaced by more than its width."""
+    at, step = round(_STEPS * 0.62), 1.5 * anatomy.scale
+    outer = [(x * 0.99, y + step * (1 - k / (len(line) - at))) for k, (x, y) in enumerate(line[at:])]
     return [line[:at], outer]
 
 

@@ -26,7 +26,7 @@ def devices(canvas: Canvas, anatomy: Anatomy, abnormalities: Iterable[Abnormalit
         elif each.kind is Kind.CENTRAL_LINE:
             dense.append((central_line(anatomy, each.side), 0.24, 0.55))
         elif each.kind is Kind.FEEDING_TUBE:
-            dense.append((feeding_tube(anatomy), 0.30, 0.42))
+            dense.append((feeding_tube(anatomy), 0.34, 0.6))
         elif each.kind is Kind.PACEMAKER:
             box, leads = pacemaker(anatomy, each.side)
             inner = [(0.86 * x + 0.14 * _mean(box)[0], 0.86 * y + 0.14 * _mean(box)[1]) for x, y in box]

@@ -80,7 +80,6 @@ def _dx_modules(ds: Dataset, position: str, form: Format) -> None:
     ds.ImageLaterality = "U"
     ds.AnatomicRegionSequence = [code("51185008", "SCT", "Chest")]
     ds.ViewCodeSequence = [code(VIEW_CODES[position][0], "SCT", VIEW_CODES[position][1])]
-    ds.PatientOrientationCodeSequence = []
     ds.PositionerType = "NONE"
     ds.DetectorType = "DIRECT"
     ds.PixelIntensityRelationship = "LOG"

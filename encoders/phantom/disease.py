@@ -93,14 +93,17 @@ class Abnormality:
 
 
 def findings_of(abnormalities: Iterable[Abnormality]) -> dict[str, float]:
-    """Return CheXpert's 14: 1 where drawn, 0 where not; Pneumonia -1 where the report leaves it open."""
+    """Return CheXpert's 14: 1 where drawn, 0 where not; Pneumonia -1 where the report leaves it open.
+
+    As CheXpert has it, devices alone leave "No Finding" at 1.
+    """
     found = dict.fromkeys(FINDING_NAMES, 0.0)
     for each in abnormalities:
         for name in CHEXPERT[each.kind]:
             found[name] = 1.0
         if each.likely_pneumonia and found["Pneumonia"] != 1.0:
             found["Pneumonia"] = each.likely_pneumonia
-    found["No Finding"] = float(not any(found[name] for name in (*ABNORMAL_FINDINGS, "Support Devices")))
+    found["No Finding"] = float(not any(found[name] for name in ABNORMAL_FINDINGS))
     return found
 
 
@@ -126,7 +129,7 @@ def draw_abnormality(rng: np.random.Generator, kind: Kind, anatomy: Anatomy) -> 
         place = anatomy.place(side, "lower", 0.5, float(rng.uniform(0.15, 0.4)))
         return (Abnormality(kind, side, "lower", severity, place),)
     if kind is Kind.PNEUMOTHORAX:
-        return (Abnormality(kind, side, "upper", round(float(rng.uniform(0.8, 4.0)), 1)),)
+        return (Abnormality(kind, side, "upper", round(float(rng.uniform(1.2, 4.0)), 1)),)
     if kind is Kind.FRACTURE:
         return (Abnormality(kind, side, size=severity, rib=int(rng.integers(5, 9))),)
     if kind is Kind.PLEURAL_THICKENING:

@@ -65,9 +65,11 @@ def _tone(canvas: Canvas, density: Float32, rng: np.random.Generator) -> Float32
     low, high = np.percentile(inside, [3, 98.5]) if inside.size else (0.0, 1.0)
     low -= (high - low) * float(rng.uniform(0.16, 0.30))
     high += (high - low) * float(rng.uniform(0.00, 0.10))
-    level = np.clip((evened - low) / (high - low), 0, 1.1)
+    level = np.maximum((evened - low) / (high - low), 0)
+    knee = np.float32(0.72)                           # the curve's shoulder keeps a tube before the spine visible
+    level = np.where(level < knee, level, 1 - (1 - knee) * np.exp(-(level - knee) / (1 - knee)))
     gamma = np.float32(rng.uniform(0.9, 1.15))
-    return np.asarray(np.minimum(level, 1) ** gamma * np.float32(0.97), dtype=np.float32)
+    return np.asarray(level**gamma * np.float32(0.97), dtype=np.float32)
 
 
 def _collimate(picture: Float32, rng: np.random.Generator) -> None:
@@ -94,4 +96,5 @@ def _write_on(picture: Float32, view: str, rng: np.random.Generator) -> None:
     banner = Image.new("L", (columns, strip))
     font = ImageFont.load_default(max(8.0, min(strip * 0.72, columns / 17)))
     ImageDraw.Draw(banner).text((columns / 2, strip / 2), BANNER, fill=255, font=font, anchor="mm")
-    picture[rows - strip:] = np.asarray(banner, dtype=np.float32) / np.float32(255)
+    letters = np.asarray(banner, dtype=np.float32)
+    picture[rows - strip:] = letters / max(float(letters.max()), 1.0)   # small letters too reach white

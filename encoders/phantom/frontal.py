@@ -11,7 +11,7 @@ import numpy as np
 
 from encoders.base import Float32
 from encoders.phantom.anatomy import SIDES, Anatomy
-from encoders.phantom.bones import skeleton
+from encoders.phantom.bones import fracture_place, skeleton
 from encoders.phantom.canvas import Canvas, smoothstep
 from encoders.phantom.devices import devices
 from encoders.phantom.disease import Abnormality, Kind
@@ -46,7 +46,8 @@ def attenuation(canvas: Canvas, anatomy: Anatomy, abnormalities: Sequence[Abnorm
         visible = np.clip(own / np.float32(6.0), 0, 1) * (1 - free)
         grain = tree[:, part] * np.float32(2.3) + np.float32(0.10) * wisps[:, part] * inside
         texture[:, part] += visible * grain * (0.35 + 0.65 * np.clip(share, 0, 1)) + lung.pleural_line * inside
-    soft = np.maximum(body - air, np.float32(0.0)) + texture + _abdominal_gas(x, y, anatomy, body)
+    soft = np.maximum(body - air, np.float32(0)) + texture + _abdominal_gas(x, y, anatomy, body)
+    soft = soft + _bruises(x, y, anatomy, abnormalities)
     bone = skeleton(canvas, anatomy, abnormalities) * np.clip(body / 6, 0, 1)
     metal = devices(canvas, anatomy, abnormalities)
     trachea = _trachea(x, y, anatomy)
@@ -75,7 +76,8 @@ def _body(x: Float32, y: Float32, anatomy: Anatomy) -> Float32:
     arm = arm * smoothstep((y - top - 1.0) / (4.0 * s))
     body = np.maximum(np.maximum(trunk, column), np.maximum(yoke * above, arm))
     if anatomy.breast:
-        middle, low = 0.62 * anatomy.half_width, top + 19.5 * s + 1.2 * anatomy.breast
+        middle = 0.62 * anatomy.half_width
+        low = min(top + 19.5 * s + 1.2 * anatomy.breast, anatomy.dome["right"] + 1.5)
         r = ((np.abs(x) - middle) / (6.0 * s)) ** 2 + ((y - low + 4.8 * s) / (6.2 * s)) ** 2
         body = body + np.float32(2.3 * anatomy.breast) * np.clip(1 - r, 0, 1) ** 0.6 * np.clip(trunk / 6, 0, 1)
     return np.asarray(body, dtype=np.float32)
@@ -132,6 +134,16 @@ def _heart_and_vessels(x: Float32, y: Float32, anatomy: Anatomy, abnormalities: 
         r = ((x - sign * 3.5 * s - anatomy.rotation) / (1.5 * s)) ** 2 + ((y - top - low * s) / (2.5 * s)) ** 2
         organs += 3.0 * np.clip(1 - r, 0, 1) ** 1.5
     return np.asarray(organs, dtype=np.float32)
+
+
+def _bruises(x: Float32, y: Float32, anatomy: Anatomy, abnormalities: Sequence[Abnormality]) -> Float32:
+    """Return the path length in cm of the haematoma around a fractured rib."""
+    total = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=np.float32)
+    for each in abnormalities:
+        if each.kind is Kind.FRACTURE:
+            cx, cy = fracture_place(anatomy, each.side, each.rib)
+            total += 2.8 * np.clip(1 - ((x - cx) / 1.5) ** 2 - ((y - cy - 0.5) / 1.9) ** 2, 0, 1)
+    return total
 
 
 def _trachea(x: Float32, y: Float32, anatomy: Anatomy) -> Float32:

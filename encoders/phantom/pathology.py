@@ -65,10 +65,10 @@ def _gap(y: Float32, anatomy: Anatomy) -> Float32:
 
 
 def _distance_to_wall(xs: Float32, y: Float32, anatomy: Anatomy) -> Float32:
-    lateral = anatomy.lateral_edge(y) - xs
-    vertical = (y - anatomy.apex) * 0.9
-    soft = np.sqrt(np.maximum(lateral, 0) * np.maximum(vertical, 0.01) + 1e-6)
-    return np.asarray(np.minimum(np.minimum(lateral, vertical), soft * 1.2), dtype=np.float32)
+    """Return about the distance in cm from the inner chest wall, rounded where wall and apex meet."""
+    lateral = np.maximum(anatomy.lateral_edge(y) - xs, 1e-3)
+    vertical = np.maximum((y - anatomy.apex) * 0.9, 1e-3)
+    return np.asarray((lateral**-2 + vertical**-2) ** -0.5, dtype=np.float32)
 
 
 def opacities(xs: Float32, y: Float32, anatomy: Anatomy, side: str, abnormalities: Sequence[Abnormality], *,

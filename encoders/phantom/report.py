@@ -129,15 +129,15 @@ def _phrases(each: Abnormality) -> tuple[tuple[str, ...], tuple[str, ...]]:
     match each.kind:
         case Kind.CARDIOMEGALY:
             return ((f"The heart is {'mildly' if severity == 'mild' else severity + 'ly'} enlarged.",
-                     f"There is {severity} cardiomegaly.", f"{cap} enlargement of the cardiac silhouette."),
+                     f"There is {severity} cardiomegaly.", f"{cap} enlargement of the heart."),
                     (f"{cap} cardiomegaly.", "Cardiomegaly.", "Enlarged heart."))
         case Kind.WIDE_MEDIASTINUM:
             return (("The mediastinum is widened.", "There is widening of the superior mediastinum.",
                      "Mediastinal widening is noted."), ("Widened mediastinum.", "Mediastinal widening."))
         case Kind.EDEMA:
-            return ((f"There is {severity} pulmonary edema with perihilar haze and septal lines.",
-                     f"Perihilar haze and Kerley B lines, consistent with {severity} pulmonary edema.",
-                     f"{cap} interstitial edema with indistinct perihilar vessels."),
+            return ((f"There is {severity} pulmonary edema with indistinct perihilar vessels and septal lines.",
+                     f"Kerley B lines and peribronchial cuffing, consistent with {severity} pulmonary edema.",
+                     f"{cap} interstitial edema with engorged upper lobe vessels."),
                     (f"{cap} pulmonary edema.", "Pulmonary edema."))
         case Kind.CONSOLIDATION:
             lobe = _lobe(side, zone)

@@ -16,17 +16,18 @@ Concept = tuple[str, str, str]
 
 #: Section headings and the concept of the text in them: DICOM's own codes and LOINC's, both seen in the field.
 DCM_SECTIONS: dict[str, tuple[Concept, Concept]] = {
-    "indication": (("121109", "DCM", "Indications for Procedure"), ("121071", "DCM", "Finding")),
+    "indication": (("121109", "DCM", "Indications for Procedure"), ("121109", "DCM", "Indications for Procedure")),
     "technique": (("121064", "DCM", "Current Procedure Descriptions"), ("121065", "DCM", "Procedure Description")),
-    "comparison": (("18834-2", "LN", "Comparison study"), ("121071", "DCM", "Finding")),
+    "comparison": (("18834-2", "LN", "Comparison study"), ("121069", "DCM", "Previous Finding")),
     "findings": (("121070", "DCM", "Findings"), ("121071", "DCM", "Finding")),
     "impression": (("121072", "DCM", "Impressions"), ("121073", "DCM", "Impression")),
 }
 LOINC_SECTIONS: dict[str, tuple[Concept, Concept]] = {
-    "indication": (("18785-6", "LN", "Radiology Reason for study (narrative)"), ("121071", "DCM", "Finding")),
+    "indication": (("18785-6", "LN", "Radiology Reason for study (narrative)"),
+                   ("121109", "DCM", "Indications for Procedure")),
     "technique": (("55111-9", "LN", "Current imaging procedure descriptions"),
                   ("121065", "DCM", "Procedure Description")),
-    "comparison": (("18834-2", "LN", "Radiology Comparison study (narrative)"), ("121071", "DCM", "Finding")),
+    "comparison": (("18834-2", "LN", "Radiology Comparison study (narrative)"), ("121069", "DCM", "Previous Finding")),
     "findings": (("18782-3", "LN", "Radiology Study observation (narrative)"), ("121071", "DCM", "Finding")),
     "impression": (("19005-8", "LN", "Radiology Imaging study [Impression] (narrative)"),
                    ("121073", "DCM", "Impression")),
