@@ -46,14 +46,14 @@ _MODALITY = """
 # What no report on a chest radiograph of some length does without.
 _INSIDE_CHEST = """
     lung* pulmon* pleur* pneumo* cardi* heart* thora* chest* mediastin* hilar hilum hila hili costophrenic diaphragm*
-    hemidiaphragm* aort* rib ribs airspace* bronch* trachea* atelecta* effusion* infiltrat* opacit* consolidat*
-    herz* kardi* rippen* zwerchfell* erguss* infiltrat* stauung* verschatt* brust* mediastinum* hilus*
-    coeur cardiaque* poumon* plevre* plevral* epanchement* coupole* hile hiles mediastin* bronchi* cotes
-    corazon torax toraci* pulmao pulmoes derrame* cora* cardiotorac* costofrenic* diafragm* hilio* costilla* costela*
-    hart harten hart* long longen pleura* cuore polmon* versament* ilo ili diaframma*
+    hemidiaphragm* aort* rib ribs airspace* bronch* trachea* atelecta* infiltrat* opacit* consolidat*
+    herz* kardi* rippen* zwerchfell* stauung* verschatt* brust* mediastinum* hilus*
+    coeur cardiaque* poumon* plevre* plevral* coupole* hile hiles mediastin* bronchi* cotes
+    corazon torax toraci* pulmao pulmoes cora* cardiotorac* costofrenic* diafragm* hilio* costilla* costela*
+    hart harten hart* long longen pleura* cuore polmon* ilo ili diaframma*
     легк* сердц* лёгк* плевр* 肺* 心* 胸* 폐* 심* akciger* kalp pluc* serce oplucn* srdc* plic*
 """
-_FRONTAL = "pa ap frontal* front face frente posteroanterior anteroposterior dorsoventral ventrodorsal pada anteropost*"
+_FRONTAL = "pa ap postero* antero* frontal* front face frente dorsoventral ventrodorsal"
 _LATERAL = "lat lateral* ll rl seitlich* profil* perfil* zijdelings latero* laterolateral sagittal"
 _QUALITY = """
     qc calibration calibracion calibrage kalibrier* flatfield konstanz* localizer scout topogram* surview* doserep*

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import logging
+import re
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -94,7 +95,7 @@ def _narrative(block: ElementTree.Element | None) -> str:
         for child in reversed(node):
             stack.append((" " if child.tag in ("td", "th") else "") + (child.tail or "").replace("\n", " "))
             stack.append(child)
-    return "".join(parts)
+    return re.sub(r"\n\s*", "\n", "".join(parts))
 
 
 def _kind_of(section: ElementTree.Element) -> Kind | None:
