@@ -21,8 +21,10 @@ from daemon.store_client import MAXIMUM_CONTEXTS, AssociationLost, AssociationRe
 
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 _SOP_INSTANCE_UID = 0x00080018
-#: How long to wait before an association is tried again.
-_PAUSES_S = (0.0, 0.5, 2.0)
+#: How long to wait before each attempt to associate: a peer that was never there is given up soon, one that was may
+#: be restarting.
+_FIRST_PAUSES_S = (0.0, 0.5)
+_LATER_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 class NotSendable(Exception):
@@ -138,12 +140,15 @@ class _Sender:
     def __init__(self, peer: Peer, timeout_s: float) -> None:
         self._peer, self._timeout_s = peer, timeout_s
         self._client: StoreClient | None = None
+        self._was_there = False
 
     def _open(self, pairs: Sequence[Pair]) -> StoreClient:
-        for pause_s in _PAUSES_S:
+        for pause_s in _LATER_PAUSES_S if self._was_there else _FIRST_PAUSES_S:
             time.sleep(pause_s)
             try:
-                return StoreClient(self._peer, pairs, self._timeout_s)
+                client = StoreClient(self._peer, pairs, self._timeout_s)
+                self._was_there = True
+                return client
             except AssociationRejected as rejection:
                 if not rejection.transient:
                     raise
@@ -179,7 +184,7 @@ class _Sender:
             self._client = None
 
 
-def send_folder(  # noqa: PLR0917
+def send_folder(
     folder: Path,
     host: str,
     port: int,
