@@ -71,7 +71,7 @@ class Keeper:
     def catalogue(self) -> Catalogue:
         """The Catalogue."""
         if self._catalogue is None:
-            raise Loading("starting: ask again in a moment")
+            raise Loading("the catalogue is loading: ask again in a moment")
         return self._catalogue
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from storage.renditions import Renditions
 
 from storage.base import Catalogue
+from storage.renditions import Renditions
 
 #: Rank, score, StudyInstanceUID, best SOPInstanceUID ("": the study's first frontal image).
 Row = tuple[int, float, str, str]

@@ -100,6 +100,7 @@ def add(dataset: Dataset, keyword: str, value: Any = None) -> None:
 def get(dataset: Dataset, keyword: str) -> Any:
     """Return the value of a private element of an answer, None when it is absent or empty."""
     try:
-        return dataset.private_block(GROUP, CREATOR)[BY_KEYWORD[keyword].offset].value
+        value = dataset.private_block(GROUP, CREATOR)[BY_KEYWORD[keyword].offset].value
     except KeyError:
         return None
+    return None if value in ("", []) else value

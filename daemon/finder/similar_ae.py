@@ -188,7 +188,7 @@ class Service:
         log.info(
             "query.answered",
             calling_ae_title=exchange.caller.ae_title,
-            level=request.level,
+            query_level=request.level,
             mode="exact" if request.similarity is None else "C" if request.prefix_description else "S",
             answers=count,
             answer_ms=round((time.perf_counter() - began) * 1000, 1),

@@ -1,13 +1,20 @@
 """A real Catalogue on a temporary folder, filled with small real vectors."""
 
+import contextlib
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from daemon import finder
+from daemon.config import Config
 from storage.base import InstanceRecord, InstanceState, ReportRecord
 from storage.catalogue import open_catalogue
 
@@ -86,3 +93,69 @@ def archive(tmp_path):
     catalogue = open_catalogue(tmp_path / "catalogue.db")
     yield Archive(catalogue)
     catalogue.close()
+
+
+@dataclass
+class RunningFinder:
+    """The finder role in a thread of this process, on a free port, over a real Catalogue and Spool."""
+
+    directory: Path
+    archive: Archive
+    peers: tuple[dict[str, object], ...] = ({"ae_title": "*", "address": "127.0.0.1"},)
+    settings: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    def __enter__(self):
+        similar = {"port": 0, **self.settings.get("similar", {})}
+        self.config = Config(
+            similar=similar, storage={"directory": self.directory, **self.settings.get("storage", {})},
+            encoder={"type": "toy_encoder:ToyEncoder"}, index={"type": "exact"}, finder={"poll_interval_s": 0.02},
+            peers=self.peers,
+        )  # fmt: skip
+        self.facts, self.stop, ready = {}, threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=finder.run, args=(self.config, self.stop, ready.set, self.facts))
+        self.thread.start()
+        assert ready.wait(30)
+        return self
+
+    def __exit__(self, *error):
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def level(self):
+        """Wait until the finder has followed the Catalogue."""
+        wanted, until = self.archive.catalogue.sequence(), time.monotonic() + 20
+        while self.facts["sequence"] < wanted:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    def ask(self, identifier, ae_title="TESTSCU", syntax=IMPLICIT, cancel_after=None):
+        """Return the statuses and answers of one C-FIND."""
+        scu = AE(ae_title=ae_title)
+        scu.add_requested_context(StudyRootQueryRetrieveInformationModelFind, syntax)
+        association = scu.associate("127.0.0.1", self.facts["port"], ae_title=self.config.similar.ae_title)
+        assert association.is_established
+        found = []
+        try:
+            for status, answer in association.send_c_find(identifier, StudyRootQueryRetrieveInformationModelFind, msg_id=7):
+                found.append((status, answer))
+                if cancel_after is not None and len(found) == cancel_after:
+                    association.send_c_cancel(7, query_model=StudyRootQueryRetrieveInformationModelFind)
+        finally:
+            association.release()
+        return found
+
+
+@pytest.fixture
+def running(tmp_path):
+    """Return a function that starts a finder over a fresh archive; stopped at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(fill=lambda archive: None, **options):
+            catalogue = open_catalogue(tmp_path / "data" / "catalogue.db")
+            stack.callback(catalogue.close)
+            archive = Archive(catalogue)
+            fill(archive)
+            return stack.enter_context(RunningFinder(tmp_path / "data", archive, **options))
+
+        yield start
