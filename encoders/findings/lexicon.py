@@ -66,13 +66,18 @@ def _read(name: str) -> Mapping[str, Any]:
         return tomllib.load(stream)
 
 
+def _joined(pattern: str) -> str:
+    """Return a pattern without its folds: a line break and four spaces."""
+    return pattern.replace("\n    ", "")
+
+
 def _compile(pattern: str, fragments: Mapping[str, str], where: str) -> re.Pattern[str]:
     def fragment(match: re.Match[str]) -> str:
         if match[1] not in fragments:
             raise LexiconError(f"{where}: no fragment <{match[1]}>; add it to [fragments]")
-        return f"(?:{fragments[match[1]]})"
+        return f"(?:{_joined(fragments[match[1]])})"
 
-    text = pattern
+    text = _joined(pattern)
     while re.search(r"<([a-z0-9_]+)>", text):
         text = re.sub(r"<([a-z0-9_]+)>", fragment, text)
     text = re.sub(r"\s+", " ", text.strip()).replace(" ?", r"[\s-]*").replace(" ", r"[\s-]+")
