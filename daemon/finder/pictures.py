@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from storage.base import Catalogue
-from storage.renditions import Renditions
+from storage.renditions import RenditionDamaged, Renditions
 
 #: Rank, score, StudyInstanceUID, best SOPInstanceUID ("": the study's first frontal image).
 Row = tuple[int, float, str, str]
@@ -57,7 +57,7 @@ def _rendition(catalogue: Catalogue, renditions: Renditions, study: str, sop: st
         return None
     try:
         return Image.fromarray(renditions.load(key))
-    except OSError:                                 # removed meanwhile: the tile stays empty
+    except RenditionDamaged:                        # or removed meanwhile: the tile stays empty
         return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pynetdicom import AE
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as FIND
 
 from daemon import finder
 from daemon.config import Config
@@ -60,20 +60,25 @@ class Archive:
             "00080080": element("LO", more.get("institution", "City")),
         }
 
-    def record(self, study, number, sop_class, attributes, state=InstanceState.INDEXED, **more):
+    def record(
+        self, study, number, sop_class, attributes, state=InstanceState.INDEXED, transfer_syntax=IMPLICIT, **more
+    ):
         return InstanceRecord(
             sop_class_uid=sop_class, sop_instance_uid=f"{study}.{number}", series_instance_uid=f"{study}.0",
-            study_instance_uid=study, transfer_syntax_uid=IMPLICIT, sha256=f"{study}.{number}", size_bytes=1,
+            study_instance_uid=study, transfer_syntax_uid=transfer_syntax, sha256=f"{study}.{number}", size_bytes=1,
             calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC),
             attributes={**attributes, "0020000E": element("UI", f"{study}.0")}, state=state, **more,
         )  # fmt: skip
 
-    def image(self, study, number=1, vector=None, patient=None, findings=None, state=InstanceState.INDEXED, **more):
+    def image(
+        self, study, number=1, vector=None, patient=None, findings=None, state=InstanceState.INDEXED,
+        transfer_syntax=IMPLICIT, **more,
+    ):  # fmt: skip
         """Return an image's record; a state other than INDEXED has no vector."""
         attributes = self.attributes(study, patient or f"P{study}", **more)
         indexed = state is InstanceState.INDEXED
         return self.record(
-            study, number, DX, attributes, state, view="frontal", reason="" if indexed else "not a chest",
+            study, number, DX, attributes, state, transfer_syntax, view="frontal", reason="" if indexed else "not a chest",
             embedding=unit(vector) if indexed else None, findings=findings or {},
         )  # fmt: skip
 
@@ -132,15 +137,15 @@ class RunningFinder:
     def ask(self, identifier, ae_title="TESTSCU", syntax=IMPLICIT, cancel_after=None):
         """Return the statuses and answers of one C-FIND."""
         scu = AE(ae_title=ae_title)
-        scu.add_requested_context(StudyRootQueryRetrieveInformationModelFind, syntax)
+        scu.add_requested_context(FIND, syntax)
         association = scu.associate("127.0.0.1", self.facts["port"], ae_title=self.config.similar.ae_title)
         assert association.is_established
         found = []
         try:
-            for status, answer in association.send_c_find(identifier, StudyRootQueryRetrieveInformationModelFind, msg_id=7):
+            for status, answer in association.send_c_find(identifier, FIND, msg_id=7):
                 found.append((status, answer))
                 if cancel_after is not None and len(found) == cancel_after:
-                    association.send_c_cancel(7, query_model=StudyRootQueryRetrieveInformationModelFind)
+                    association.send_c_cancel(7, query_model=FIND)
         finally:
             association.release()
         return found
