@@ -56,6 +56,8 @@ def parse_jpeg(frame: bytes) -> Codestream:
         if marker in _FRAME_MARKERS:
             if len(body) < 6:
                 break
+            if frame.rfind(b"\xff\xd9", position) < 0:                  # coded data never holds these bytes
+                raise UnreadableInstance("the JPEG stream is truncated: no end of image")
             precision, rows, columns, components = struct.unpack_from(">BHHB", body)
             return Codestream(
                 rows, columns, components, precision, lossless=marker in _LOSSLESS_MARKERS,
@@ -67,6 +69,20 @@ def parse_jpeg(frame: bytes) -> Codestream:
             colour_transform = body[11] != 0
         position += 2 + length
     raise UnreadableInstance("the JPEG stream has no frame header: truncated or damaged")
+
+
+def _refuse_truncated_tiles(frame: bytes, start: int) -> None:
+    """Raise if a tile part is longer than what is there (ISO/IEC 15444-1 A.4.2); an end marker may be missing."""
+    position = frame.find(b"\xff\x90\x00\x0a", start)
+    while 0 <= position <= len(frame) - 12 and frame[position : position + 2] == b"\xff\x90":
+        length = struct.unpack_from(">I", frame, position + 6)[0]
+        if position + length > len(frame):
+            raise UnreadableInstance("the JPEG 2000 codestream is truncated")
+        if length < 14:                                                 # 0: up to the end
+            return
+        position += length
+    if position < 0:
+        raise UnreadableInstance("the JPEG 2000 codestream is truncated: it has no tile")
 
 
 def parse_jpeg2000(frame: bytes) -> Codestream:
@@ -81,6 +97,7 @@ def parse_jpeg2000(frame: bytes) -> Codestream:
     components = struct.unpack_from(">H", frame, start + 40)[0]
     depth = frame[start + 42]
     levels = 0
+    _refuse_truncated_tiles(frame, start)
     position = start + 4 + struct.unpack_from(">H", frame, start + 4)[0]
     while position + 12 <= len(frame) and frame[position] == 0xFF:
         marker, length = struct.unpack_from(">BH", frame, position + 1)
