@@ -71,17 +71,27 @@ def label_csv(in_path: str | Path, out_path: str | Path) -> int:
     Raises
     ------
     LabelInputError
-        If a column is missing.
+        If a column is missing or the file is no CSV in UTF-8. Nothing is written then.
     """
-    with Path(in_path).open(newline="", encoding="utf-8-sig") as source:
-        reader = csv.DictReader(source)
-        missing = {"study_id", "findings", "impression"} - set(reader.fieldnames or ())
-        if missing:
-            raise LabelInputError(
-                f"{in_path}: no column {', '.join(sorted(missing))}; name study_id, findings, impression in the header"
-            )
-        with Path(out_path).open("w", newline="", encoding="utf-8") as sink:
-            return _write(reader, sink)
+    target = Path(out_path)
+    part = target.with_name(target.name + ".part")
+    try:
+        with Path(in_path).open(newline="", encoding="utf-8-sig") as source:
+            reader = csv.DictReader(source)
+            missing = {"study_id", "findings", "impression"} - set(reader.fieldnames or ())
+            if missing:
+                names = ", ".join(sorted(missing))
+                raise LabelInputError(f"{in_path}: no column {names}; name study_id, findings, impression in the header")
+            with part.open("w", newline="", encoding="utf-8") as sink:
+                count = _write(reader, sink)
+        part.replace(target)
+    except UnicodeDecodeError as error:
+        raise LabelInputError(f"{in_path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except csv.Error as error:
+        raise LabelInputError(f"{in_path}: not a readable CSV ({error}); quote fields that hold line breaks") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
 
 
 def _write(reader: Iterable[dict[str, str | None]], sink: TextIO) -> int:

@@ -84,6 +84,22 @@ def test_a_csv_is_labelled_row_by_row(tmp_path):
 def test_a_csv_without_the_columns_is_refused_with_their_names(tmp_path):
     source = tmp_path / "in.csv"
     source.write_text("study_id,text\n1,normal\n")
-    with pytest.raises(LabelInputError, match="findings, impression"):
+    with pytest.raises(LabelInputError, match="no column findings, impression"):
         label_csv(source, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_csv_can_be_labelled_in_its_own_place(tmp_path):
+    table = tmp_path / "reports.csv"
+    table.write_text("study_id,findings,impression\n1,Cardiomegaly.,\n")
+    assert label_csv(table, table) == 1
+    assert "Support Devices" in table.read_text().splitlines()[0]
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_a_csv_in_another_encoding_is_refused_and_nothing_is_written(tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_bytes("study_id,findings,impression\n1,Lungs clear – normal,\n".encode("utf-16"))
+    with pytest.raises(LabelInputError, match="UTF-8"):
+        label_csv(source, tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == [source]
