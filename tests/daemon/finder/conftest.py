@@ -72,14 +72,14 @@ class Archive:
 
     def image(
         self, study, number=1, vector=None, patient=None, findings=None, state=InstanceState.INDEXED,
-        transfer_syntax=IMPLICIT, **more,
+        transfer_syntax=IMPLICIT, rendition=None, **more,
     ):  # fmt: skip
         """Return an image's record; a state other than INDEXED has no vector."""
         attributes = self.attributes(study, patient or f"P{study}", **more)
         indexed = state is InstanceState.INDEXED
         return self.record(
-            study, number, DX, attributes, state, transfer_syntax, view="frontal", reason="" if indexed else "not a chest",
-            embedding=unit(vector) if indexed else None, findings=findings or {},
+            study, number, DX, attributes, state, transfer_syntax, reason="" if indexed else "not a chest",
+            embedding=unit(vector) if indexed else None, findings=findings or {}, view="frontal", rendition=rendition,
         )  # fmt: skip
 
     def report(self, study, vector, number=9, patient=None, findings=None, text="Clear lungs.", **more):

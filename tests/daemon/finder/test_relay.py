@@ -51,7 +51,7 @@ def put(spool, uid, syntax):
 
 
 @contextlib.contextmanager
-def destination(received, syntaxes=tuple(SYNTAXES.values()), status=0x0000):
+def destination(received, syntaxes=(), status=0x0000):
     """Run a C-STORE SCP; yield its port."""
 
     def store(event):
@@ -61,7 +61,7 @@ def destination(received, syntaxes=tuple(SYNTAXES.values()), status=0x0000):
         return status
 
     ae = AE(ae_title="VIEWER")
-    ae.add_supported_context(DX, list(syntaxes))
+    ae.add_supported_context(DX, list(syntaxes or SYNTAXES.values()))
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
     try:
         yield server.server_address[1]
