@@ -9,9 +9,10 @@ The same seed gives the same bytes. Every picture bears the banner "SYNTHETIC - 
 """
 
 from encoders.phantom.codecs import SYNTAXES, UnknownTransferSyntax
+from encoders.phantom.dicom import Format, study_datasets
 from encoders.phantom.disease import Abnormality, Kind
 from encoders.phantom.study import SyntheticStudy, draw, simulate
 from encoders.phantom.writing import UnusableFormat, choose_format, write_studies, write_study
 
-__all__ = ["SYNTAXES", "Abnormality", "Kind", "SyntheticStudy", "UnknownTransferSyntax", "UnusableFormat",
-           "choose_format", "draw", "simulate", "write_studies", "write_study"]
+__all__ = ["SYNTAXES", "Abnormality", "Format", "Kind", "SyntheticStudy", "UnknownTransferSyntax", "UnusableFormat",
+           "choose_format", "draw", "simulate", "study_datasets", "write_studies", "write_study"]

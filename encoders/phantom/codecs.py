@@ -78,7 +78,6 @@ def _jpeg_lossless(predictor: int) -> Compress:
 
 def _jpeg_ls(near: int) -> Compress:
     def compress(stored: Stored, bits: int) -> bytes:
-        # CharLS writes the depth of the largest value found: the banner's white makes that Bits Stored.
         return bytes(imagecodecs.jpegls_encode(stored, near))
     return compress
 
@@ -125,11 +124,12 @@ SYNTAXES: dict[str, Syntax] = {
     "jpeg-extended": Syntax(JPEGExtended12Bit, _jpeg, (12,), "ISO_10918_1", 0.04),
     "jpeg-lossless": Syntax(JPEGLossless, _jpeg_lossless(4)),
     "jpeg-lossless-sv1": Syntax(JPEGLosslessSV1, _jpeg_lossless(1)),
-    "jpeg-ls": Syntax(JPEGLSLossless, _jpeg_ls(0)),
-    "jpeg-ls-near": Syntax(JPEGLSNearLossless, _jpeg_ls(2), (8, 10, 12, 14, 16), "ISO_14495_1", 0.02),
+    # imagecodecs tells CharLS and OpenJPH the depth of the array, so only 8 and 16 agree with Bits Stored; with 12,
+    # the near-lossless codec stepped over 4095 and DCMTK showed the overflow as black.
+    "jpeg-ls": Syntax(JPEGLSLossless, _jpeg_ls(0), (8, 16)),
+    "jpeg-ls-near": Syntax(JPEGLSNearLossless, _jpeg_ls(2), (8, 16), "ISO_14495_1", 0.02),
     "jpeg2000": Syntax(JPEG2000Lossless, _jpeg_2000(False)),
     "jpeg2000-lossy": Syntax(JPEG2000, _jpeg_2000(True), (8, 10, 12, 14, 16), "ISO_15444_1", 0.04),
-    # OpenJPH is told the depth of the array, so only 8 and 16 agree with Bits Stored.
     "htj2k": Syntax(HTJ2KLossless, _htj2k(False), (8, 16)),
     "htj2k-rpcl": Syntax(HTJ2KLosslessRPCL, _htj2k(False, tlm=True), (8, 16)),
     "htj2k-lossy": Syntax(HTJ2K, _htj2k(True), (8, 16), "ISO_15444_15", 0.04),

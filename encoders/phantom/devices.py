@@ -58,14 +58,14 @@ def central_line(anatomy: Anatomy, side: str) -> list[Point]:
     else:
         way = [(4.8 * s, 0.4), (4.2 * s, anatomy.apex - 1), (3.0 * s, anatomy.apex + 2.4 * s),
                (0.2, anatomy.apex + 4.6 * s), (x - 1.9 * s, y - 1.8), cava]
-    return _smooth(way)
+    return smooth_curve(way)
 
 
 def feeding_tube(anatomy: Anatomy) -> list[Point]:
     """Return a nasogastric tube: down the oesophagus, across the diaphragm, its tip in the stomach."""
     x, y = anatomy.carina
     low = anatomy.dome["left"]
-    return _smooth([(0.1, -0.5), (x - 0.2, anatomy.apex), (x + 0.1, y), (x + 0.7, low - 4), (x + 1.6, low + 0.8),
+    return smooth_curve([(0.1, -0.5), (x - 0.2, anatomy.apex), (x + 0.1, y), (x + 0.7, low - 4), (x + 1.6, low + 0.8),
                     (x + 4.4, low + 3.6), (x + 6.0, low + 5.6)])
 
 
@@ -81,9 +81,10 @@ def pacemaker(anatomy: Anatomy, side: str) -> tuple[list[Point], list[list[Point
     entry = [(bx - sign * 1.5, by - 1.9), (sign * 5.4 * s, anatomy.apex + 2.6 * s),
              (sign * 2.2 * s, anatomy.apex + 3.6 * s)]
     cava = [(x - 1.7 * s, y - 1.5), (x - 2.2 * s, y + 3.0)]
-    ventricle = _smooth([*entry, *cava, (hx - 0.55 * w, hy + 0.9), (hx - 0.1 * w, hy + 3.0), (hx + 0.5 * w, hy + 2.9)])
+    ventricle = smooth_curve([*entry, *cava, (hx - 0.55 * w, hy + 0.9), (hx - 0.1 * w, hy + 3.0),
+                              (hx + 0.5 * w, hy + 2.9)])
     beside = [(p[0], p[1] + 0.25) for p in entry]
-    atrium = _smooth([*beside, *cava, (hx - 0.78 * w, hy + 0.2), (hx - 0.5 * w, hy - 0.9)])
+    atrium = smooth_curve([*beside, *cava, (hx - 0.78 * w, hy + 0.2), (hx - 0.5 * w, hy - 0.9)])
     return box, [ventricle, atrium]
 
 
@@ -91,7 +92,7 @@ def _mean(points: list[Point]) -> Point:
     return sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
 
 
-def _smooth(points: list[Point], steps: int = 8) -> list[Point]:
+def smooth_curve(points: list[Point], steps: int = 8) -> list[Point]:
     """Return a Catmull-Rom curve through the points."""
     p = np.asarray([points[0], *points, points[-1]])
     curve: list[Point] = []

@@ -92,8 +92,7 @@ def _dx_modules(ds: Dataset, position: str, form: Format) -> None:
 def stored_values(picture: Float32, bits: int, photometric: str) -> tuple[Stored, int, int]:
     """Return stored values of `bits`, and the lowest and highest that belong to the window.
 
-    The window leaves room at both ends, as detectors do; black borders are 0 and the banner's white is the largest
-    value, so that the codestreams that look for it know the depth.
+    The window leaves room at both ends, as detectors do; black borders are 0, the banner's white is the largest value.
     """
     top = 2**bits - 1
     low, high = round(0.06 * top), round(0.90 * top)

@@ -11,6 +11,7 @@ import numpy as np
 from encoders.base import Float32
 from encoders.phantom.anatomy import Anatomy
 from encoders.phantom.canvas import Canvas, Line, Point, smoothstep
+from encoders.phantom.devices import smooth_curve
 from encoders.phantom.disease import Abnormality, Kind
 from encoders.phantom.frontal import MU_SOFT
 from encoders.phantom.vessels import grow
@@ -45,7 +46,7 @@ def _body(x: Float32, y: Float32, anatomy: Anatomy, front: Float32, back: Float3
     s = anatomy.scale
     low, high = front - 1.6 - 0.5 * anatomy.wall, back + 2.2 + 0.7 * anatomy.wall
     if anatomy.breast:
-        low = low - 2.2 * anatomy.breast * np.exp(-((y - anatomy.apex - 17.5 * s) / 4.0) ** 2)
+        low = low - 1.4 * anatomy.breast * np.exp(-((y - anatomy.apex - 16.5 * s) / 5.0) ** 2)
     middle, reach = (low + high) / 2, (high - low) / 2
     trunk = 2 * (anatomy.half_width + 1.0) * np.sqrt(np.clip(1 - np.abs((x - middle) / reach) ** 2.4, 0, 1))
     arms = 13 * smoothstep((anatomy.apex + 4.5 - y + 0.35 * x) / 6.0) * np.clip(1 - ((x + 1.0) / 13.0) ** 4, 0, 1)
@@ -76,10 +77,12 @@ def _organs(x: Float32, y: Float32, anatomy: Anatomy, half: float, abnormalities
     major, minor = 0.74 * dx + 0.67 * dy, -0.67 * dx + 0.74 * dy
     heart = 9.0 * np.clip(1 - (major / (6.6 * s * grown)) ** 2 - (minor / (5.3 * s * grown)) ** 2, 0, 1) ** 0.7
     arch = 3.0 * np.clip(1 - ((x - 1.2) / (3.4 * s)) ** 2 - ((y - anatomy.apex - 6.8 * s) / (2.4 * s)) ** 2, 0, 1)
-    root = 5.5 * np.clip(1 - ((x + 0.9) / (3.6 * s)) ** 2 - ((y - anatomy.apex - 11.0 * s) / (5.0 * s)) ** 2, 0, 1)
+    slanted = x + 0.9 + 0.32 * (y - anatomy.apex - 11.5 * s)
+    root = 5.8 * np.clip(1 - (slanted / (4.2 * s)) ** 2 - ((y - anatomy.apex - 11.5 * s) / (6.5 * s)) ** 2, 0, 1) ** 0.8
     down = 1.8 * np.clip(1 - ((x - 0.50 * half) / (1.7 * s)) ** 2, 0, 1) * np.clip((y - anatomy.apex - 7) / 2, 0, 1)
     upper = 4.0 * np.clip(1 - np.abs(x - 0.8) / 4.0, 0, 1) * np.clip((anatomy.apex + 7 * s - y) / 5, 0, 1)
-    return np.asarray(np.maximum(heart, root) + arch + down + upper, dtype=np.float32)
+    organs = np.sqrt(heart**2 + root**2)               # a soft union: no waist between heart and great vessels
+    return np.asarray(organs + arch + down + upper, dtype=np.float32)
 
 
 def _ill(x: Float32, y: Float32, anatomy: Anatomy, half: float, back: Float32, *,
@@ -105,15 +108,15 @@ def _ill(x: Float32, y: Float32, anatomy: Anatomy, half: float, back: Float32, *
             share *= 1 - (0.25 + 0.15 * each.size) * band
         elif each.kind is Kind.EDEMA:
             r = (x / 6.0) ** 2 + ((y - anatomy.apex - 11) / 8.0) ** 2
-            share *= 1 - (0.2 + 0.3 * each.size) * np.exp(-r) * (1 + 0.3 * wisps)
+            share *= 1 - (0.2 + 0.3 * each.size) * np.exp(-r) * (1 + 0.14 * wisps)
     return np.asarray(np.clip(share, 0, 1), dtype=np.float32)
 
 
 def _vessels(canvas: Canvas, anatomy: Anatomy) -> Float32:
     pick, lines = random.Random(anatomy.seed + 1), list[Line]()
     hilum = (0.2, anatomy.apex + 10.2 * anatomy.scale)
-    for angle in (-80, -45, -10, 25, 55, 80, 110, 140, 170, 205, 240):
-        start = (hilum[0] + pick.uniform(-0.6, 0.6), hilum[1] + pick.uniform(-0.9, 0.9))
+    for angle in (-70, -35, 30, 58, 80, 100, 122, 150, 215, 245):
+        start = (hilum[0] + pick.uniform(-1.2, 1.2), hilum[1] + pick.uniform(-1.8, 1.8))
         grow(lines, pick, start, math.radians(angle + pick.uniform(-9, 9)), 1,
              width=0.62 * anatomy.scale, length=3.9, depth=0)
     lines.sort(key=lambda line: line[1])
@@ -155,14 +158,15 @@ def _devices(canvas: Canvas, anatomy: Anatomy, half: float, abnormalities: Seque
     low = anatomy.dome["left"]
     for each in abnormalities:
         if each.kind is Kind.PACEMAKER:
-            x, y = -half * 0.92, anatomy.apex + 5.5
+            x, y = -half * 0.58 - 1.2, anatomy.apex + 6.0
             box = [(x - 0.5, y - 2), (x + 0.5, y - 2), (x + 0.3, y + 2), (x - 0.7, y + 2)]
             total += 2.4 * canvas.polygons([(box, 1.0)], 0.06 * canvas.px_per_cm)
-            lines += [([(x, y - 2), (-0.2, anatomy.apex + 4), (0.3, anatomy.apex + 9), (-0.1 * half, low - 5),
-                        (-0.6 * half, low - 2.2)], 0.22, 0.9)]
+            way = [(x, y - 2), (-2.0, anatomy.apex + 2.6), (0.2, anatomy.apex + 5), (0.4, anatomy.apex + 9),
+                   (-0.1 * half, low - 4.5), (-0.6 * half, low - 2.2)]
+            lines.append((smooth_curve(way), 0.22, 0.9))
         elif each.kind is Kind.FEEDING_TUBE:
             way = [(0.8, 0.0), (1.6, anatomy.apex + 6), (2.6, low - 4), (1.2, low + 2), (-1.0, low + 4)]
-            lines.append((way, 0.3, 0.4))
+            lines.append((smooth_curve(way), 0.34, 0.6))
         elif each.kind is Kind.CENTRAL_LINE:
             lines.append(([(0.0, 0.0), (0.2, anatomy.apex + 4), (0.0, anatomy.apex + 9)], 0.24, 0.45))
         elif each.kind is Kind.ET_TUBE:

@@ -1,13 +1,16 @@
 """The objects: every transfer syntax shows the same picture, headers are valid, the same seed gives the same bytes."""
 
 import hashlib
+import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import get_frame
 
 from encoders.phantom import SYNTAXES, UnknownTransferSyntax, UnusableFormat, simulate, write_studies, write_study
 from encoders.readers import TRANSFER_SYNTAXES, read_instance
@@ -53,6 +56,22 @@ def test_every_transfer_syntax_shows_the_picture_that_was_drawn(tmp_path, name, 
     drawn = study.pixels("frontal", *SIZE)
     assert shown.shape == drawn.shape
     assert np.abs(shown - drawn).mean() < 0.01 + SYNTAXES[name].tolerance / 4
+
+
+def coded_depth(frame):
+    """Return the sample precision that a JPEG, JPEG-LS or JPEG 2000 codestream tells of itself."""
+    if frame[:2] == b"\xff\x4f":
+        return frame[frame.index(b"\xff\x51") + 40] + 1
+    start = re.search(rb"\xff[\xc0\xc1\xc3\xf7]\x00\x0b", frame).start()
+    return frame[start + 4]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, syntax in SYNTAXES.items() if syntax.compress and name != "rle"))
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_codestream_tells_the_same_depth_as_bits_stored(tmp_path, name, bits):
+    path, *_ = write_study(first(), tmp_path, transfer_syntax=name, size=SIZE, bits=bits)
+    ds = dcmread(path)
+    assert coded_depth(get_frame(ds.PixelData, 0, number_of_frames=1)) == ds.BitsStored
 
 
 def test_every_transfer_syntax_that_the_listener_accepts_can_be_simulated():
@@ -141,3 +160,9 @@ def test_a_format_that_cannot_be_made_is_refused_with_the_cure(tmp_path, asked):
 def test_an_unknown_transfer_syntax_is_refused_with_the_names_of_the_known(tmp_path):
     with pytest.raises(UnknownTransferSyntax, match="jpeg-ls"):
         write_study(first(), tmp_path, transfer_syntax="gif")
+
+
+def test_the_simulator_loads_no_torch():
+    answer = subprocess.run([sys.executable, "-c", "import sys, encoders.phantom; sys.exit('torch' in sys.modules)"],
+                            check=False)
+    assert answer.returncode == 0
