@@ -97,11 +97,12 @@ class Similarity:
         NoUsableIndex
             Nothing is indexed, or the legs' indexes are empty.
         Loading
-            Text was given and the model of this generation is not loaded.
+            Text or vectors were given and the model of this generation is not loaded.
         """
         generation = self.indexes.generation
         examples = [example_of(self.catalogue, generation.generation_id, uid) for uid in query.uids]
         if query.vectors:
+            self._model_of_this_generation()        # vectors of two models are never compared
             examples.append(Example("", query.vectors))
         text = self._text_vector(query.text) if query.text else None
         legs = legs_of(query.basis, pooled(examples) if examples else {}, text)
@@ -143,12 +144,15 @@ class Similarity:
         return studies
 
     def _text_vector(self, text: str) -> Float32:
+        return self._model_of_this_generation().encode_text(text)
+
+    def _model_of_this_generation(self) -> Encoder:
         encoder = self.encoder
         if encoder is None:
             raise Loading("the model is loading: ask again in a moment")
         if encoder.fingerprint != self.indexes.generation.fingerprint:
             raise Loading("the archive is being encoded with a new model: ask later")
-        return encoder.encode_text(text)
+        return encoder
 
 
 class _Search:
@@ -157,7 +161,8 @@ class _Search:
     def __init__(self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str]) -> None:
         self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
         self._query_studies = frozenset(query_studies)
-        self._passing = self._catalogue.select_studies(query.identifier, query.findings)
+        filters = query.findings or any(element.get("Value") for element in query.identifier.values())
+        self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
         self._records: dict[str, StudyRecord] = {}
         self._patients: frozenset[str] = frozenset()
         if query.exclude_same_patient and query_studies:

@@ -188,13 +188,12 @@ def test_an_index_that_lags_is_told(archive, tmp_path):
 
 def test_examples_that_cannot_be_used_say_why(archive, tmp_path):
     archive.commit(archive.image("1.1", vector=AXES[0]), archive.image("1.5", state=InstanceState.GATED))
-    newer = ToyEncoder(name="newer")
+    newer = archive.encoder = ToyEncoder(name="newer")
     archive.generation = archive.catalogue.generation(newer.fingerprint, newer.model_id, newer.dim)
     archive.catalogue.activate(archive.generation.generation_id)
     with pytest.raises(NoUsableIndex):
         search(archive, tmp_path).answer(SimilarityQuery(vectors={Basis.IMAGE: AXES[:1]}))
     archive.commit(archive.image("1.2", vector=AXES[0]))
-    archive.encoder = newer
     similarity = search(archive, tmp_path)
     with pytest.raises(ExampleUnknown):
         similarity.answer(SimilarityQuery(("1.9",)))
@@ -204,13 +203,14 @@ def test_examples_that_cannot_be_used_say_why(archive, tmp_path):
         similarity.answer(SimilarityQuery(("1.5",)))
 
 
-def test_text_waits_for_the_model_of_the_active_generation(archive, tmp_path):
+def test_text_and_files_wait_for_the_model_of_the_active_generation(archive, tmp_path):
     archive.commit(archive.image("1.1", vector=AXES[0]), archive.image("1.2", vector=AXES[1]))
     similarity = search(archive, tmp_path)
     for encoder in (None, ToyEncoder(name="newer")):
         similarity.encoder = encoder
-        with pytest.raises(Loading):
-            similarity.answer(SimilarityQuery(text="nodule"))
+        for query in (SimilarityQuery(text="nodule"), SimilarityQuery(vectors={Basis.IMAGE: AXES[:1]})):
+            with pytest.raises(Loading):
+                similarity.answer(query)
         assert uids(similarity.answer(SimilarityQuery(("1.1",)))) == ["1.2"]
 
 
