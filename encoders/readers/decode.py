@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import imagecodecs
@@ -38,13 +39,21 @@ class Decoded:
     ----------
     values : ndarray of int, shape (r, c) or (r, c, 3)
         Two dimensions of a colour frame are its luminance.
-    halvings : int
-        How many wavelet levels were left out: value [i, j] then stands at [i, j] * 2**halvings of the whole image,
-        not in the middle of the square that it replaces (`resample.recentre`).
+    reduction : int
+        How many rows and columns of the whole image each of these stands for.
+    is_wavelet : bool
+        Then value [i, j] stands at [i, j] * reduction of the whole image, not in the middle of the square that it
+        replaces (`resample.recentre`).
     """
 
     values: Stored
-    halvings: int = 0
+    reduction: int = 1
+    is_wavelet: bool = False
+
+    @property
+    def wavelet_reduction(self) -> int:
+        """The reduction that a wavelet decoder made, else 1."""
+        return self.reduction if self.is_wavelet else 1
 
 
 _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -191,16 +200,30 @@ def _shape(values: Stored, layout: PixelLayout) -> Stored:
 
 
 def _rle(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
-    """PS3.5 Annex G: one segment a byte of a sample, most significant first; colour comes plane by plane."""
+    """PS3.5 Annex G: one segment a byte of a sample, most significant first; colour comes plane by plane.
+
+    Segments are unpacked one by one: imagecodecs' decoder of whole frames trusts their header and can crash.
+    """
     frame = _first_frame(dataset, layout)
-    dtype = np.dtype(f"<u{layout.bits_allocated // 8}")
-    flat = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype)
-    wanted = layout.rows * layout.columns * layout.samples
-    if flat.size < wanted:
-        raise UnreadableInstance(f"the RLE frame holds {flat.size} of {wanted} samples")
+    width = layout.bits_allocated // 8
+    header = np.frombuffer(frame, "<u4", 16) if len(frame) >= 64 else np.zeros(16, "<u4")
+    count, offsets = int(header[0]), [int(offset) for offset in header[1:]]
+    if count != width * layout.samples or not width:
+        raise UnreadableInstance(f"the RLE frame has {count} segments, {width * layout.samples} are needed")
+    bounds = [*offsets[:count], len(frame)]
+    if bounds[0] < 64 or any(begin >= end for begin, end in pairwise(bounds)):
+        raise UnreadableInstance("the RLE frame's segment table is damaged")
+    area = layout.rows * layout.columns
+    samples = np.empty((layout.samples, area, width), np.uint8)
+    for index, (begin, end) in enumerate(pairwise(bounds)):
+        unpacked = np.frombuffer(imagecodecs.packbits_decode(frame[begin:end]), np.uint8)
+        if unpacked.size < area:
+            raise UnreadableInstance(f"an RLE segment holds {unpacked.size} of {area} bytes")
+        samples[index // width, :, width - 1 - index % width] = unpacked[:area]
+    values = samples.view(f"<u{width}")[..., 0]
     if layout.samples == 1:
-        return Decoded(_shape(flat[:wanted], layout))
-    return Decoded(np.moveaxis(flat[:wanted].reshape(layout.samples, layout.rows, layout.columns), 0, -1))
+        return Decoded(_shape(values[0], layout))
+    return Decoded(np.moveaxis(values.reshape(layout.samples, layout.rows, layout.columns), 0, -1))
 
 
 def _agree(stream: Codestream, layout: PixelLayout) -> None:
@@ -235,7 +258,8 @@ def _jpeg(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     with Image.open(io.BytesIO(frame)) as image:
         scale = max(1, min(layout.rows, layout.columns) // max(1, short_side))
         image.draft("L", (layout.columns // scale, layout.rows // scale))
-        return Decoded(_signed(np.asarray(image.convert("L")), 8, layout))  # Y Cb Cr: the luminance itself
+        values = np.asarray(image.convert("L"))                         # Y Cb Cr: the luminance itself
+    return Decoded(_signed(values, 8, layout), round(layout.columns / values.shape[1]))
 
 
 def _jpeg_ls(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
@@ -267,7 +291,7 @@ def _jpeg2000(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded
     values = values >> (values.dtype.itemsize * 8 - stream.precision)
     if stream.signed:
         values = values.astype(np.int32) - (1 << (stream.precision - 1))
-    return Decoded(_signed(values, stream.precision, layout), halvings)
+    return Decoded(_signed(values, stream.precision, layout), 2**halvings, is_wavelet=True)
 
 
 def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
@@ -276,7 +300,7 @@ def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     _agree(stream, layout)
     halvings = _halvings(stream, short_side)
     values = imagecodecs.htj2k_decode(frame, skipres=halvings)
-    return Decoded(_signed(values, stream.precision, layout), halvings)
+    return Decoded(_signed(values, stream.precision, layout), 2**halvings, is_wavelet=True)
 
 
 Decoder = Callable[[Dataset, PixelLayout, int], Decoded]

@@ -53,6 +53,10 @@ def _luminance(values: NDArray[Any], dataset: Dataset, layout: PixelLayout) -> N
     return np.asarray(np.clip(values.astype(np.float32) / np.float32(top), 0, 1), np.float32)
 
 
+def _reduced_extent(layout: PixelLayout, reduction: int) -> tuple[float, float]:
+    return layout.rows / reduction, layout.columns / reduction
+
+
 def _factor(shape: tuple[int, ...], short_side: int, aspect: float) -> int:
     height, width = shape[0] * max(aspect, 1.0), shape[1] * max(1.0 / aspect, 1.0)
     return max(1, min(int(min(height, width) // short_side), *shape[:2]))
@@ -76,11 +80,12 @@ def pixels_of(dataset: Dataset, short_side: int) -> NDArray[np.float32]:
         luminance = _luminance(values, dataset, layout)
         factor = _factor(luminance.shape, short_side, aspect)
         reduced, _ = box_reduce(luminance, factor)
-        return fit(recentre(reduced, decoded.halvings, factor), short_side, aspect)
+        reduced = recentre(reduced, decoded.wavelet_reduction, factor)
+        return fit(reduced, short_side, _reduced_extent(layout, decoded.reduction * factor), aspect)
     mask = padding_mask(values, dataset, layout.signed)
     factor = _factor(values.shape, short_side, aspect)
     stored, mask = box_reduce(values, factor, mask)
-    stored = recentre(stored, decoded.halvings, factor)
+    stored = recentre(stored, decoded.wavelet_reduction, factor)
     if mask is not None and mask.all():
         mask = None
     display = displayed(modality_values(stored, dataset, layout.signed), dataset, mask, layout.signed)
@@ -88,7 +93,7 @@ def pixels_of(dataset: Dataset, short_side: int) -> NDArray[np.float32]:
         display = np.float32(1.0) - display
     if mask is not None:
         display[mask] = 0.0
-    return fit(display, short_side, aspect)
+    return fit(display, short_side, _reduced_extent(layout, decoded.reduction * factor), aspect)
 
 
 def read_radiograph(dataset: Dataset, short_side: int) -> Radiograph:

@@ -12,15 +12,21 @@ Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 
+def _sum_lines(values: NDArray[Any], factor: int, dtype: Any) -> NDArray[Any]:
+    """Return sums of `factor` rows each; a last group with fewer rows is scaled up to count as much."""
+    whole = values.shape[0] // factor
+    total = values[0 : whole * factor : factor].astype(dtype)
+    for offset in range(1, factor):
+        total += values[offset : whole * factor : factor]
+    rest = values[whole * factor :]
+    if not len(rest):
+        return total
+    last = rest.sum(0, keepdims=True, dtype=np.float64) * (factor / len(rest))
+    return np.concatenate([total, last.astype(dtype)])
+
+
 def _box_sum(values: NDArray[Any], factor: int, dtype: Any) -> NDArray[Any]:
-    rows, columns = values.shape[0] // factor, values.shape[1] // factor
-    lines = values[0 : rows * factor : factor].astype(dtype)
-    for offset in range(1, factor):
-        lines += values[offset : rows * factor : factor]
-    total = lines[:, 0 : columns * factor : factor].astype(dtype)
-    for offset in range(1, factor):
-        total += lines[:, offset : columns * factor : factor]
-    return total
+    return _sum_lines(_sum_lines(values, factor, dtype).T, factor, dtype).T
 
 
 def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> tuple[Float32, Bool | None]:
@@ -30,13 +36,13 @@ def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> t
     ----------
     values : ndarray of int or float, shape (rows, columns)
     factor : int
-        At least 1; rows and columns beyond the last whole square are dropped.
+        At least 1; squares cut by the lower and right edge are means of what they have.
     mask : ndarray of bool, shape (rows, columns), optional
         What takes no part in the means.
 
     Returns
     -------
-    ndarray of float32, shape (rows // factor, columns // factor), and a mask of the same shape or None
+    ndarray of float32, shape (ceil(rows / factor), ceil(columns / factor)), and a mask of the same shape or None
     """
     if factor <= 1:
         return values.astype(np.float32), mask
@@ -51,7 +57,7 @@ def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> t
     return (total / np.maximum(count, 1)).astype(np.float32), np.asarray(2 * count < factor * factor)
 
 
-def recentre(values: Float32, halvings: int, factor: int = 1) -> Float32:
+def recentre(values: Float32, reduction: int, factor: int = 1) -> Float32:
     """Return a wavelet-reduced image as if each value were the mean of the square that it replaces.
 
     The low-pass samples of JPEG 2000 stand on every 2**n-th pixel of the whole image (ISO/IEC 15444-1 F.3), up to half
@@ -61,32 +67,38 @@ def recentre(values: Float32, halvings: int, factor: int = 1) -> Float32:
     Parameters
     ----------
     values : ndarray of float32, shape (rows, columns)
-    halvings : int
-        Wavelet levels left out.
+    reduction : int
+        2**n for n wavelet levels left out.
     factor : int
         By which `box_reduce` has made the image smaller since.
     """
-    if not halvings:
+    if reduction == 1:
         return values
-    ahead = np.float32((2**halvings - 1) / 2 ** (halvings + 1) / factor)
+    ahead = np.float32((reduction - 1) / (2 * reduction * factor))
     values = values + ahead * np.diff(values, axis=0, append=values[-1:])
     return np.asarray(values + ahead * np.diff(values, axis=1, append=values[:, -1:]), np.float32)
 
 
-def fit(display: Float32, short_side: int, aspect: float = 1.0) -> Float32:
+def fit(display: Float32, short_side: int, extent: tuple[float, float], aspect: float = 1.0) -> Float32:
     """Return a picture with square pixels whose short side is at most `short_side`.
 
     Parameters
     ----------
     display : ndarray of float32, shape (rows, columns), 0..1
     short_side : int
+    extent : (float, float)
+        Rows and columns that the image really covers: the last ones may stand for squares cut by the edge.
     aspect : float
         Height of a pixel over its width.
     """
-    height, width = display.shape[0] * max(aspect, 1.0), display.shape[1] * max(1.0 / aspect, 1.0)
+    rows, columns = (min(covered, size) for covered, size in zip(extent, display.shape, strict=True))
+    height, width = rows * max(aspect, 1.0), columns * max(1.0 / aspect, 1.0)
     scale = min(1.0, short_side / min(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (display.shape[1], display.shape[0]):
+    if size == (display.shape[1], display.shape[0]) == (columns, rows):
         return display
-    resized = Image.fromarray(np.ascontiguousarray(display)).resize(size, Image.Resampling.BOX)
+    larger = size[0] > columns or size[1] > rows
+    resized = Image.fromarray(np.ascontiguousarray(display)).resize(
+        size, Image.Resampling.BILINEAR if larger else Image.Resampling.BOX, box=(0, 0, columns, rows)
+    )
     return np.clip(np.asarray(resized, np.float32), 0, 1)
