@@ -24,6 +24,7 @@ from storage.catalogue.schema import (
     encodings,
     instance_versions,
     instances,
+    patient_aliases,
     rejections,
     report_references,
     report_targets,
@@ -33,7 +34,7 @@ from storage.catalogue.schema import (
 )
 
 #: Attributes that change together: another Patient ID is another patient, with another name and issuer.
-_PATIENT_ID = tag_of("PatientID")
+_PATIENT_ID, _ISSUER = tag_of("PatientID"), tag_of("IssuerOfPatientID")
 _ACCESSION = tag_of("AccessionNumber")
 _ACCESSION_ISSUER = tag_of("IssuerOfAccessionNumberSequence")
 
@@ -52,8 +53,8 @@ def store(connection: Connection, record: InstanceRecord, generation_id: int, di
             return set()
         touched |= {known.study_uid} | _forget_version(connection, uid, generation_id)
     _store_instance(connection, record, new=known is None)
-    attributes = _store_study(connection, record)
-    _store_report(connection, record, current=True, accession_key=accession_key_of(attributes))
+    _store_study(connection, record)
+    _store_report(connection, record, current=True)
     _store_encodings(connection, record, generation_id, dim)
     return touched | _store_rejection(connection, record)
 
@@ -133,6 +134,20 @@ def _store_instance(connection: Connection, record: InstanceRecord, new: bool) -
 # ---------------------------------------------------------------------------------------------- study and series
 
 
+def surviving(connection: Connection, patient: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return patient attributes with the identity that theirs was merged into, if it was."""
+    key = patient_key_of(patient)
+    known = connection.execute(select(patient_aliases).where(patient_aliases.c.prior_key == key)).one_or_none()
+    return patient if known is None else with_identity(patient, known.patient_id, known.issuer)
+
+
+def with_identity(attributes: Mapping[str, Any], patient_id: str, issuer: str) -> dict[str, Any]:
+    """Return attributes under another Patient ID and issuer ("" for none)."""
+    changed = {**attributes, _PATIENT_ID: {"vr": "LO", "Value": [patient_id]}}
+    changed.pop(_ISSUER, None)
+    return changed | ({_ISSUER: {"vr": "LO", "Value": [issuer]}} if issuer else {})
+
+
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], newer: bool) -> dict[str, Any]:
     return {**old, **new} if newer else {**new, **old}
 
@@ -158,11 +173,11 @@ def folded_name(attributes: Mapping[str, Any]) -> str:
     return "\\".join(groups).casefold()
 
 
-def _store_study(connection: Connection, record: InstanceRecord) -> Mapping[str, Any]:
-    """Merge the attributes: what was received last wins, what it leaves out stays. Return the study's."""
+def _store_study(connection: Connection, record: InstanceRecord) -> None:
+    """Merge the attributes of study and series: what was received last wins, what it leaves out stays."""
     parts = split(record.attributes)
     uid, received = record.study_instance_uid, time_text(record.received_at)
-    patient, study = parts[Level.PATIENT], parts[Level.STUDY]
+    patient, study = surviving(connection, parts[Level.PATIENT]), parts[Level.STUDY]
     row = connection.execute(select(studies).where(studies.c.study_uid == uid)).one_or_none()
     newer = row is None or received >= row.attributes_at
     is_image = record.report is None and record.rejection is None and record.state is not InstanceState.PLAIN
@@ -199,7 +214,6 @@ def _store_study(connection: Connection, record: InstanceRecord) -> Mapping[str,
             "attributes_at": received if newer else old_series.attributes_at,
         }
     put(connection, series, key, values)
-    return attributes
 
 
 def _differs(tag: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -209,7 +223,7 @@ def _differs(tag: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------------------------------------------- reports, notes, vectors
 
 
-def _store_report(connection: Connection, record: InstanceRecord, current: bool, accession_key: str = "") -> None:
+def _store_report(connection: Connection, record: InstanceRecord, current: bool) -> None:
     report = record.report
     if report is None:
         return
@@ -218,7 +232,6 @@ def _store_report(connection: Connection, record: InstanceRecord, current: bool,
             sop_uid=record.sop_instance_uid,
             study_uid=record.study_instance_uid,
             current=current,
-            accession_key=accession_key,
             received_at=time_text(record.received_at),
             **_report_columns(report),
         )
@@ -302,9 +315,3 @@ def _store_encodings(connection: Connection, record: InstanceRecord, generation_
     return stored
 
 
-def remove_instance_rows(connection: Connection, sop_uids: set[str]) -> None:
-    """Delete everything that belongs to single instances (erasure)."""
-    for some in chunks(sorted(sop_uids)):
-        for table in (instances, instance_versions, reports, report_references, report_targets):
-            connection.execute(delete(table).where(table.c.sop_uid.in_(some)))
-        connection.execute(delete(encodings).where(encodings.c.uid.in_(some)))

@@ -150,6 +150,15 @@ def studies_by_uid(connection: Connection, study_uids: Sequence[str]) -> dict[st
     return found
 
 
+def studies_of_patients(connection: Connection, patient_keys: Sequence[str]) -> set[str]:
+    """Return the studies of patients; the empty key is nobody's."""
+    return {
+        uid
+        for some in chunks(key for key in patient_keys if key)
+        for uid in connection.execute(select(studies.c.study_uid).where(studies.c.patient_key.in_(some))).scalars()
+    }
+
+
 def instances_of(connection: Connection, level_uids: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
     """See `Catalogue.instances_of`; keys STUDY, SERIES, IMAGE (or study, series, sop), together."""
     columns = {

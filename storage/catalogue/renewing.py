@@ -65,10 +65,10 @@ def mark_stale(transaction: Transaction, touched: Collection[str], except_genera
             if gone:
                 gone += [row for row in rows if row.kind == Kind.JOINT]
             remove_embeddings(transaction, gone)
-            put_stale(connection, other, study_uid)
+            _put_stale(connection, other, study_uid)
 
 
-def put_stale(connection: Connection, generation_id: int, study_uid: str) -> None:
+def _put_stale(connection: Connection, generation_id: int, study_uid: str) -> None:
     """Note that a study's vectors in a generation are to be renewed."""
     key = {"generation_id": generation_id, "study_uid": study_uid}
     where = (stale_studies.c.generation_id == generation_id) & (stale_studies.c.study_uid == study_uid)

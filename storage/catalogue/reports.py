@@ -19,11 +19,13 @@ def match_reports(connection: Connection, study_uids: Collection[str]) -> set[st
     changed: set[str] = set()
     for sop_uid in sorted(_concerned(connection, study_uids)):
         row = connection.execute(
-            select(reports.c.study_uid, reports.c.accession_key).where(reports.c.sop_uid == sop_uid, reports.c.current)
+            select(studies.c.study_uid, studies.c.accession_key, studies.c.image_count)
+            .join(reports, reports.c.study_uid == studies.c.study_uid)
+            .where(reports.c.sop_uid == sop_uid, reports.c.current)
         ).one()
         old_rows = select(report_targets.c.study_uid).where(report_targets.c.sop_uid == sop_uid)
         old = set(connection.execute(old_rows).scalars())
-        new = _targets(connection, sop_uid, row.study_uid, row.accession_key)
+        new = _targets(connection, sop_uid, row)
         for uid in sorted(new - old):
             connection.execute(insert(report_targets).values(sop_uid=sop_uid, study_uid=uid))
         for uid in old - new:
@@ -41,7 +43,10 @@ def _concerned(connection: Connection, study_uids: Collection[str]) -> set[str]:
         images = select(instances.c.sop_uid).where(instances.c.study_uid.in_(some))
         for statement in (
             select(reports.c.sop_uid).where(reports.c.study_uid.in_(some), reports.c.current),
-            select(reports.c.sop_uid).where(reports.c.accession_key.in_(keys), reports.c.current),
+            select(reports.c.sop_uid)
+            .join(studies, studies.c.study_uid == reports.c.study_uid)
+            .where(studies.c.accession_key.in_(keys), reports.c.current),
+            select(report_targets.c.sop_uid).where(report_targets.c.study_uid.in_(some)),
             select(report_references.c.sop_uid).where(report_references.c.referenced_uid.in_(some)),
             select(report_references.c.sop_uid).where(report_references.c.referenced_uid.in_(images)),
         ):
@@ -49,7 +54,7 @@ def _concerned(connection: Connection, study_uids: Collection[str]) -> set[str]:
     return found
 
 
-def _targets(connection: Connection, sop_uid: str, own_study_uid: str, accession_key: str) -> set[str]:
+def _targets(connection: Connection, sop_uid: str, own: AnyRow) -> set[str]:
     """Return the studies of a report: those it names (0040,A375) with images here, else its own.
 
     If its own has no images, also those of the same accession number, issuer and patient that have some: never the
@@ -64,10 +69,9 @@ def _targets(connection: Connection, sop_uid: str, own_study_uid: str, accession
     targets = set(connection.execute(found).scalars())
     if targets:
         return targets
-    own = select(studies.c.image_count).where(studies.c.study_uid == own_study_uid)
-    targets = {own_study_uid}
-    if accession_key and not connection.execute(own).scalar():
-        same = select(studies.c.study_uid).where(with_images, studies.c.accession_key == accession_key)
+    targets = {own.study_uid}
+    if own.accession_key and not own.image_count:
+        same = select(studies.c.study_uid).where(with_images, studies.c.accession_key == own.accession_key)
         targets |= set(connection.execute(same).scalars())
     return targets
 

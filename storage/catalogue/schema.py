@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 #: The newest revision under storage/migrations/versions.
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 
 metadata = MetaData()
 
@@ -122,7 +122,6 @@ reports = Table(
     Column("sop_uid", String(64), nullable=False, index=True),
     Column("study_uid", String(64), nullable=False, index=True),  # its own, not always the images'
     Column("current", Boolean, nullable=False),                 # false: other bytes came under its UID
-    Column("accession_key", String, nullable=False, index=True),
     Column("received_at", String, nullable=False),
     Column("findings", Text, nullable=False),
     Column("impression", Text, nullable=False),
@@ -219,4 +218,12 @@ stale_studies = Table(                                          # changed while 
     metadata,
     Column("generation_id", _ID, primary_key=True),
     Column("study_uid", String(64), primary_key=True),
+)
+
+patient_aliases = Table(                                        # merged patients: later objects follow
+    "patient_aliases",
+    metadata,
+    Column("prior_key", String, primary_key=True),
+    Column("patient_id", String, nullable=False),
+    Column("issuer", String, nullable=False),
 )

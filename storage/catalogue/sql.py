@@ -26,6 +26,7 @@ from storage.catalogue import reading, selecting
 from storage.catalogue.database import CatalogueError, Database, Transaction
 from storage.catalogue.intake import put_encoding, store
 from storage.catalogue.levels import Level
+from storage.catalogue.patients import forget, merge
 from storage.catalogue.renewing import renew_all, settle_all
 from storage.catalogue.rows import AnyRow, finite, vector_bytes
 from storage.catalogue.schema import generations, instances, report_targets
@@ -121,6 +122,16 @@ class SqlCatalogue:
                 transaction.next()
             renew_all(transaction, touched, generation_id, dim, fuse)
 
+    def merge_patient(self, prior_id: str, prior_issuer: str, patient_id: str, issuer: str = "") -> list[str]:
+        """Move a patient's studies to another Patient ID, also those that come later; return the studies moved."""
+        with self._database.writing() as transaction:
+            return merge(transaction, (prior_id, prior_issuer), (patient_id, issuer))
+
+    def forget(self, study_instance_uid: str) -> list[str]:
+        """Erase a study; return the rendition keys that may now be deleted. Sent again, it is taken again."""
+        with self._database.writing() as transaction:
+            return forget(transaction, study_instance_uid)
+
     def sequence(self) -> int:
         with self._database.reading() as connection:
             return reading.sequence(connection)
@@ -155,6 +166,11 @@ class SqlCatalogue:
         """Return every report version that lies in a study, replaced bytes included, oldest first."""
         with self._database.reading() as connection:
             return reading.report_versions(connection, study_instance_uid)
+
+    def studies_of_patients(self, patient_keys: Sequence[str]) -> set[str]:
+        """Return the studies of these patients: cheaper to leave out than to list all others."""
+        with self._database.reading() as connection:
+            return reading.studies_of_patients(connection, patient_keys)
 
     def select_studies(
         self, identifier: Mapping[str, Any], findings: Sequence[str] = (), exclude_patient_keys: Sequence[str] = ()

@@ -91,7 +91,6 @@ def upgrade() -> None:
         sa.Column("sop_uid", sa.String(64), nullable=False),
         sa.Column("study_uid", sa.String(64), nullable=False),
         sa.Column("current", sa.Boolean, nullable=False),
-        sa.Column("accession_key", sa.String, nullable=False),
         sa.Column("received_at", sa.String, nullable=False),
         sa.Column("findings", sa.Text, nullable=False),
         sa.Column("impression", sa.Text, nullable=False),
@@ -179,7 +178,6 @@ def upgrade() -> None:
     op.create_index("ix_instance_versions_sop_uid", "instance_versions", ["sop_uid"])
     op.create_index("ix_reports_sop_uid", "reports", ["sop_uid"])
     op.create_index("ix_reports_study_uid", "reports", ["study_uid"])
-    op.create_index("ix_reports_accession_key", "reports", ["accession_key"])
     op.create_index("ix_report_references_referenced_uid", "report_references", ["referenced_uid"])
     op.create_index("ix_report_targets_study_uid", "report_targets", ["study_uid"])
     op.create_index("ix_embeddings_sop_uid", "embeddings", ["sop_uid"])
