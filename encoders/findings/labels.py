@@ -81,7 +81,7 @@ def label_csv(in_path: str | Path, out_path: str | Path) -> int:
             missing = {"study_id", "findings", "impression"} - set(reader.fieldnames or ())
             if missing:
                 names = ", ".join(sorted(missing))
-                raise LabelInputError(f"{in_path}: no column {names}; name study_id, findings, impression in the header")
+                raise LabelInputError(f"{in_path}: no column {names}; name them in its first line")
             with part.open("w", newline="", encoding="utf-8") as sink:
                 count = _write(reader, sink)
         part.replace(target)

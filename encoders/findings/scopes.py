@@ -129,10 +129,11 @@ def _verdict(text: str, place: Place, triggers: list[_Found]) -> Verdict:
     for found in triggers:
         if _governs(text, place, found, triggers):
             governing[found.kind] = text[found.start : found.end]
+    claim = State.UNCERTAIN if place.kind == "uncertain" else State.POSITIVE
     for kind, state in _STATES.items():
         if kind in governing:
-            return Verdict(state, governing[kind])
-    return Verdict(State.UNCERTAIN if place.kind == "uncertain" else State.POSITIVE)
+            return Verdict(claim if kind == "probable" else state, governing[kind])
+    return Verdict(claim)
 
 
 def _governs(text: str, place: Place, found: _Found, triggers: list[_Found]) -> bool:

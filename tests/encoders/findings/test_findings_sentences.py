@@ -180,6 +180,7 @@ SENTENCES = {
         Stable right apical pleural capping. => PO1
         No pleural plaques. => PO0
         Biapical pleural scarring. => PO-1
+        Densities compatible with pleural-parenchymal scarring. => LO1 PO-1
         Pleural effusion: Small left. => PE1
         Pneumothorax: none. => PX0
         Pneumothorax: No. => PX0
