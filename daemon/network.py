@@ -61,23 +61,26 @@ def _same_address(configured: str, address: str) -> bool:
         return False
 
 
+def peer_sections(peers: Sequence[PeerSection], caller: Caller) -> list[PeerSection]:
+    """Return the peer sections that fit a caller's title, address and certificate."""
+    return [
+        peer
+        for peer in peers
+        if peer.ae_title in ("*", caller.ae_title.strip())
+        and (not peer.address or _same_address(peer.address, caller.address))
+        and (
+            not peer.certificate_sha256
+            or peer.certificate_sha256.replace(":", "").lower() == caller.certificate_sha256.lower()
+        )
+    ]
+
+
 def rights_of(
     peers: Sequence[PeerSection], calling_ae_title: str, address: str, certificate_sha256: str = ""
 ) -> frozenset[Right]:
-    """Return what a caller may do: the rights of every peer section that fits its title, address and certificate."""
-    rights: set[Right] = set()
-    for peer in peers:
-        fits = (
-            peer.ae_title in ("*", calling_ae_title.strip())
-            and (not peer.address or _same_address(peer.address, address))
-            and (
-                not peer.certificate_sha256
-                or peer.certificate_sha256.replace(":", "").lower() == certificate_sha256.lower()
-            )
-        )
-        if fits:
-            rights.update(peer.rights)
-    return frozenset(rights)
+    """Return what a caller may do: the rights of every peer section that fits it."""
+    sections = peer_sections(peers, Caller(calling_ae_title, address, certificate_sha256))
+    return frozenset(right for peer in sections for right in peer.rights)
 
 
 def may(
@@ -120,6 +123,17 @@ def tls_context(tls: TlsSection) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"tls.certificate, tls.key or tls.ca is no good ({error}): check the PEM files") from error
     return context
+
+
+def tls_client(tls: TlsSection, host: str) -> tuple[ssl.SSLContext, str] | None:
+    """Return pynetdicom's `tls_args` for an association that we open; None when no certificate is configured."""
+    if not tls.certificate:
+        return None
+    context = ssl.create_default_context(cafile=tls.ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False                  # peers are configured by address; their certificate must be trusted
+    context.load_cert_chain(tls.certificate, tls.key or None)
+    return context, host
 
 
 class _Negotiation(ACSE):  # type: ignore[misc]

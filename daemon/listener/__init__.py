@@ -2,10 +2,10 @@
 
 ::
 
-    receive   fragments of a C-STORE from the socket's buffer to a file, in the thread that reads the socket
-    intake    the file: meta header, hash, watermark, hand-over to the spool
-    status    exception -> DIMSE status
-    contexts  what is negotiated, from the readers' table
+    receive     fragments of a C-STORE from the socket's buffer to a file, in the thread that reads the socket
+    intake      the file: meta header, hash, watermark, hand-over to the spool
+    status      exception -> DIMSE status
+    contexts    what is negotiated, from the readers' table
     commitment  N-ACTION -> N-EVENT-REPORT
 
 No torch and no codec is imported here, or by anything that is (a test holds this).
@@ -17,10 +17,11 @@ import threading
 from collections.abc import Callable
 
 import structlog
-from pynetdicom import AE
+from pynetdicom import AE, evt
 
 from daemon.config import Config
 from daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from daemon.listener.commitment import Commitment
 from daemon.listener.contexts import add_contexts
 from daemon.listener.intake import Intake
 from daemon.listener.receive import ReceivingAssociation
@@ -57,16 +58,17 @@ def run(config: Config, stop: threading.Event, ready: Callable[[], None]) -> Non
         ae = AE()
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        add_contexts(ae, storage_commitment=False)
+        commitment = Commitment(config, spool)      # promised only where originals are kept
+        add_contexts(ae, storage_commitment=config.storage.keep_originals)
         server = serve(
             ae,
             config.ingest,
-            [],
+            [(evt.EVT_N_ACTION, commitment.on_action)],
             peers=config.peers,
             tls=config.tls,
             required_right="store",
             reuse_port=config.ingest.processes > 1,
-            association_class=lambda ae, mode: ReceivingAssociation(ae, mode, intake),
+            association_class=lambda ae, mode: ReceivingAssociation(ae, mode, intake, commitment),
         )
         try:
             log.info("listener.started", ae_title=config.ingest.ae_title, host=config.ingest.host, port=server.port)

@@ -9,9 +9,11 @@ import contextlib
 from typing import Any
 
 import structlog
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.pdu_primitives import P_DATA
 
 from daemon.command_set import StoreRequest, store_request, store_response
+from daemon.listener.commitment import Commitment, Report
 from daemon.listener.intake import IncomingObject, Intake
 from daemon.listener.status import SUCCESS, store_status
 from daemon.network import ServedAssociation
@@ -141,9 +143,18 @@ class ReceivingAssociation(ServedAssociation):
 
     upper_layer = ReceivingUpperLayer
 
-    def __init__(self, ae: Any, mode: str, intake: Intake) -> None:
-        self.intake = intake
+    def __init__(self, ae: Any, mode: str, intake: Intake, commitment: Commitment) -> None:
+        self.intake, self._commitment = intake, commitment
+        self.reports: list[Report] = []
         super().__init__(ae, mode)
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """Answer a request; what it promised to report follows its response."""
+        if isinstance(msg, N_EVENT_REPORT) and not msg.is_valid_request:
+            return                                          # the peer's answer to a report of ours
+        super()._serve_request(msg, context_id)
+        while self.reports:
+            self._commitment.deliver(self, context_id, self.reports.pop(0))
 
     @property
     def calling_ae_title(self) -> str:
