@@ -62,7 +62,7 @@ def _tone(canvas: Canvas, density: Float32, rng: np.random.Generator) -> Float32
     rows, columns = evened.shape
     part = slice(rows // 6, rows * 3 // 4, 4), slice(columns // 5, columns * 4 // 5, 4)
     inside = evened[part][density[part] > 0.7]        # not the open air beside the patient
-    low, high = np.percentile(inside, [3, 98.5]) if inside.size else (0.0, 1.0)
+    low, high = map(float, np.percentile(inside, [3, 98.5])) if inside.size else (0.0, 1.0)   # float64 would spread
     low -= (high - low) * float(rng.uniform(0.16, 0.30))
     high += (high - low) * float(rng.uniform(0.00, 0.10))
     level = np.maximum((evened - low) / (high - low), 0)

@@ -5,6 +5,7 @@ Each finding changes the path lengths where it lies, so that its size and place 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -112,7 +113,7 @@ def _heart_and_vessels(x: Float32, y: Float32, anatomy: Anatomy, abnormalities: 
     cx, cy = anatomy.heart_centre
     cx = cx * (1 + 0.35 * (grown - 1))
     p, q = w / 0.90, 0.80 * w
-    cos, sin = np.cos(0.72), np.sin(0.72)
+    cos, sin = math.cos(0.72), math.sin(0.72)
     dx, dy = x - np.float32(cx), y - np.float32(cy + 0.2 * anatomy.scale)
     major, minor = dx * cos + dy * sin, -dx * sin + dy * cos
     heart = 11.5 * np.sqrt(np.clip(1 - (major / p) ** 2 - (minor / q) ** 2, 0, 1))

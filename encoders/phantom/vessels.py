@@ -43,7 +43,7 @@ def grow(lines: list[Line], pick: random.Random, start: tuple[float, float], ang
         y += math.sin(angle) * length / 4
         points.append((x, y))
     lines.append((points, width, min(1.0, 0.10 + 0.95 * width)))
-    if depth >= 4 or width < 0.08:
+    if depth >= 4 or width < 0.10:
         return
     fork = pick.uniform(0.22, 0.5)
     for turn, thinner in ((fork, pick.uniform(0.60, 0.74)), (-fork * pick.uniform(0.6, 1.2), pick.uniform(0.66, 0.82))):
