@@ -14,6 +14,7 @@ _END = re.compile(
 )
 #: "1.", "2)", "- " in front of an item.
 _ITEM = re.compile(r"(?:\s|[-*•.]|\(?\d{1,2}[.)](?=\s|$|[A-Z]))+")
+_LINE_END = re.compile(r"(?<=\S)\s*\n")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 #: Headings that a dictated text may hold inside its two sections; what stands under a context heading is no finding.
 _HEADING = re.compile(
@@ -69,7 +70,7 @@ def _readable(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _end_of_context(text: str, start: int, stop: int) -> int:
-    line = re.compile(r"(?<=\S)\s*\n").search(text, start, stop)
+    line = _LINE_END.search(text, start, stop)
     ending = line or _END.search(text, start, stop)
     return ending.end() if ending else stop
 

@@ -210,6 +210,40 @@ SENTENCES = {
         Interval removal of the endotracheal tube and right subclavian catheter. => SD0
         Interval chest tube removal with no pneumothorax. => SD0 PX0
     """,
+    "longer dictation": """
+        Bilateral nodular opacities that most likely represent nipple shadows. => LO1 LL-1
+        A moderate left pneumothorax is unchanged, with no evidence of tension. => PX1
+        No appreciable pneumothorax following removal of the left chest tube. => PX0 SD0
+        As compared to the previous radiograph, the patient has been extubated. The nasogastric tube was removed. => SD0
+        Monitoring and support devices are in unchanged position. => SD1
+        The size of the cardiac silhouette is at the upper range of normal. => CM0 EC0
+        There is mild to moderate enlargement of the cardiac silhouette. => EC1 CM-1
+        Increased retrocardiac density which may reflect atelectasis, infection or a combination thereof. => LO1 AT-1
+        Retrocardiac opacification is consistent with volume loss in the lower lobe and effusion. => LO1 PE1
+        There is hazy opacification of the right hemithorax consistent with layering pleural effusion. => LO1 PE1
+        Tip of the endotracheal tube projects 3 cm above the carina. => SD1
+        Mild loss of height of a midthoracic vertebral body, likely a compression fracture, unchanged. => FX1
+        Wedge deformity of L1. =>
+        No evidence of rib fracture; if clinical suspicion remains, dedicated rib series is advised. => FX0
+        Bibasilar opacities, likely atelectasis, though infection is not excluded. => LO1 AT1
+        Right basilar opacity could represent atelectasis but pneumonia is not excluded. => LO1 AT-1 PN-1
+        Interval resolution of previously seen pulmonary edema. => ED0
+        Interval improvement in pulmonary edema. => ED1
+        No larger pleural effusions. => PE0
+        Blunting of the right costophrenic sulcus may be due to pleural thickening or a small effusion. => PO-1 PE-1
+        A rounded mass in the left upper lobe is worrisome for malignancy. => LL1
+        Deep sulcus sign raises concern for pneumothorax. => PX-1
+        No supine evidence of pneumothorax. => PX0
+        There is a calcified left lower lobe nodule. => LL1
+        Nipple shadows versus pulmonary nodules. => LL1
+        Bilateral interstitial infiltrates, representing edema or atypical pneumonia. => LO1 ED1 PN1
+        Left pleural effusion has resolved, and left basilar atelectasis has improved. => PE0 AT1
+        No change in left effusion or right atelectasis. => PE1 AT1
+        Right pleural effusion with overlying atelectasis. => PE1 AT1
+        Right middle lobe consolidation. Recommend follow-up to ensure resolution of pneumonia. => CO1
+        Trace left effusion not excluded. => PE-1
+        The heart size is exaggerated by AP technique. =>
+    """,
 }
 ROWS = [
     pytest.param(*(part.strip() for part in line.split("=>")), id=f"{rule}: {line.strip()}")
