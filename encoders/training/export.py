@@ -45,6 +45,8 @@ class ExportOptions:
         Share of the validation's true chest images that the gate's threshold must keep.
     negatives : int
         Drawn pictures to teach the gate with.
+    per_source : int
+        Training images of each source that projection and gate are fitted on, at most.
     card : mapping
         More for the card: data, licences, metrics, commands.
     """
@@ -55,6 +57,7 @@ class ExportOptions:
     report_weight: float = 0.5
     keep_chest: float = 0.995
     negatives: int = 1500
+    per_source: int = 2500
     seed: int = 0
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -179,7 +182,7 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
     cache = run_folder.parent / "cache"
     held_out = build_arrays(select(experiment, "val"), trained.vocabularies, constants.size, cache)
     arrays = build_arrays(select(experiment, "train"), trained.vocabularies, constants.size, cache)
-    arrays = subset(arrays, balanced_rows(arrays, 2500, options.seed))
+    arrays = subset(arrays, balanced_rows(arrays, options.per_source, options.seed))
     known, seen = run(model, arrays, constants), run(model, held_out, constants)
     frontal = arrays.frontal == 1
     projection = fit_projection(
