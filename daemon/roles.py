@@ -6,7 +6,9 @@ A heartbeat is ``<storage.directory>/run/<role>-<index>.json``, renewed each sec
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -14,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,9 +40,36 @@ BEAT_INTERVAL_S = 1.0
 _UNBINDABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 
-def worker_owner(index: int, process_id: int) -> str:
-    """Return the name under which a worker process claims from the spool; no two processes share one."""
-    return f"worker-{index}-{process_id}"
+class AnotherRuns(ConfigError):
+    """The same process runs already on this storage directory."""
+
+    def __init__(self, what: str, directory: Path) -> None:
+        super().__init__(f"another {what} runs on {directory}; end it first, or set another storage.directory")
+
+
+def worker_owner(index: int) -> str:
+    """Return the name under which a worker claims from the spool; `sole` keeps it to one process at a time."""
+    return f"worker-{index}"
+
+
+@contextlib.contextmanager
+def sole(directory: Path, name: str, what: str) -> Iterator[None]:
+    """Hold a lock of the storage directory; the kernel gives it back however this process ends.
+
+    Raises
+    ------
+    AnotherRuns
+        If another process holds it.
+    """
+    descriptor = os.open(run_folder(directory) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnotherRuns(what, directory) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def run_folder(directory: Path) -> Path:
@@ -151,8 +180,7 @@ def run_role(name: str, config: Config, index: int = 0) -> int:
     beat = Heartbeat(heartbeat_path(config.storage.directory, name, index))
     stop_on_signals(stop)
     try:
-        run_folder(config.storage.directory)
-        with beat:
+        with sole(config.storage.directory, f"{name}-{index}.lock", name), beat:
             _serve(name, config, stop, beat, index)
     except (ConfigError, EncodersError, ReaderFailure) as error:
         return _cannot_start(name, str(error))

@@ -6,15 +6,13 @@ to the spool first. Nothing that a role knows is lost with it: all they share is
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +24,10 @@ from daemon.roles import (
     EX_CONFIG,
     ROLES,
     SUPERVISOR_PID,
+    AnotherRuns,
     heartbeat_path,
     read_heartbeat,
-    run_folder,
+    sole,
     stop_on_signals,
     worker_owner,
 )
@@ -40,6 +39,9 @@ BACKOFF_FIRST_S, BACKOFF_LAST_S, HEALTHY_AFTER_S = 0.5, 30.0, 60.0
 
 #: Roles write a heartbeat each second, from a thread that a long batch does not hold up.
 HUNG_AFTER_S = 30.0
+
+#: Between its start and its first heartbeat, on a machine with better things to do.
+FIRST_BEAT_S = 60.0
 
 #: After SIGTERM, before SIGKILL: the listener ends its associations (10 s at most), the worker its batch, the finder
 #: writes a snapshot; 30 s in all.
@@ -63,21 +65,6 @@ class _Role:
     @property
     def title(self) -> str:
         return f"{self.name}-{self.index}"
-
-
-@contextlib.contextmanager
-def sole_supervisor(directory: Path) -> Iterator[bool]:
-    """Hold the storage directory's lock; False when another supervisor has it."""
-    descriptor = os.open(run_folder(directory) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 class Supervisor:
@@ -156,7 +143,7 @@ class Supervisor:
         try:
             beaten_at = heartbeat_path(self._directory, role.name, role.index).stat().st_mtime
         except FileNotFoundError:
-            return time.monotonic() - role.started_at
+            return time.monotonic() - role.started_at - FIRST_BEAT_S
         return min(time.time() - beaten_at, time.monotonic() - role.started_at)
 
     def _bury(self, role: _Role, status: int) -> None:
@@ -172,8 +159,8 @@ class Supervisor:
 
     def _release(self, role: _Role) -> None:
         """Give back to the spool what a dead worker had claimed."""
-        if role.name == "worker" and role.process is not None:
-            self._spool.release(worker_owner(role.index, role.process.pid))
+        if role.name == "worker":
+            self._spool.release(worker_owner(role.index))
 
     def _tell(self) -> None:
         waiting = [role.title for role in self._roles if not role.ready]
@@ -227,12 +214,7 @@ def run(config: Config, config_path: Path | None, roles: Sequence[str] = ROLES) 
     stop_on_signals(stop)
     directory = config.storage.directory
     try:
-        with sole_supervisor(directory) as alone:
-            if not alone:
-                sys.stderr.write(
-                    f"cxrfind: another cxrfind runs on {directory}; end it first, or set another storage.directory\n"
-                )
-                return 1
+        with sole(directory, "lock", "cxrfind"):
             faults = check(config)
             if faults:
                 sys.stderr.writelines(f"cxrfind: {fault}\n" for fault in faults)
@@ -240,6 +222,6 @@ def run(config: Config, config_path: Path | None, roles: Sequence[str] = ROLES) 
             status = Supervisor(config, config_path, roles).serve(stop)
             logs.get_logger().info("service.ended", status=status)
             return status
-    except (OSError, StorageError) as error:
+    except (AnotherRuns, OSError, StorageError) as error:
         sys.stderr.write(f"cxrfind: {error}\n")
         return 1

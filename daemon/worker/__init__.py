@@ -57,7 +57,7 @@ def run(
     readers = config.worker.readers or min(os.cpu_count() or 1, MOST_READERS)
     with ReaderPool(readers, short_side, config.worker.read_timeout_s, config.worker.reader_memory_bytes) as pool:
         pipeline = Pipeline(
-            owner=worker_owner(index, os.getpid()),
+            owner=worker_owner(index),
             spool=spool,
             catalogue=catalogue,
             renditions=Renditions(directory / "renditions"),

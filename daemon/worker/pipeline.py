@@ -59,6 +59,7 @@ class Pipeline:
 
     def serve(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is finished, the rest goes back to the spool."""
+        self.spool.release(self.owner)                              # what a predecessor that died had claimed
         try:
             while not stop.is_set():
                 self._claim()
