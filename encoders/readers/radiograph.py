@@ -58,8 +58,14 @@ def _reduced_extent(layout: PixelLayout, reduction: int) -> tuple[float, float]:
 
 
 def _factor(shape: tuple[int, ...], short_side: int, aspect: float) -> int:
+    """Return the whole factor to reduce by: the exact one, else one that leaves at least twice what is wanted.
+
+    A second reduction by little more than 1 would mix each two neighbours.
+    """
     height, width = shape[0] * max(aspect, 1.0), shape[1] * max(1.0 / aspect, 1.0)
-    return max(1, min(int(min(height, width) // short_side), *shape[:2]))
+    side = min(height, width)
+    wanted = short_side if side % short_side == 0 else 2 * short_side
+    return max(1, min(int(side // wanted), *shape[:2]))
 
 
 def pixels_of(dataset: Dataset, short_side: int) -> NDArray[np.float32]:

@@ -90,6 +90,19 @@ def test_a_stream_of_another_size_than_the_header_says_is_refused_before_decodin
     refused(stored(dataset), "the compressed stream is 300 x 240, the header says 20 x 240")
 
 
+@pytest.mark.parametrize(
+    ("word", "value", "reason"),
+    [(0, 0, "0 segments"), (0, 15, "15 segments"), (1, 8, "segment table"), (1, 1 << 31, "segment table"),
+     (2, 0xFFFFFFFF, "segment table"), (2, 70, "holds")],
+)
+def test_an_rle_header_that_lies_is_refused(word, value, reason, phantom, image, stored):
+    dataset = image(phantom, "1.2.840.10008.1.2.5", 12)
+    frame = bytearray(frame_of(dataset))
+    frame[4 * word : 4 * word + 4] = value.to_bytes(4, "little")
+    dataset.PixelData = encapsulate([bytes(frame)])
+    refused(stored(dataset), reason)
+
+
 def test_an_unknown_transfer_syntax_is_named(phantom, image, stored):
     dataset = image(phantom)
     dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")
