@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import ipaddress
 import logging
 import socket
 import ssl
@@ -18,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -26,8 +23,10 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.acse import ACSE
 from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
 
-from daemon.config import AeSection, ConfigError, PeerSection, Right, TlsSection
+from daemon.config import AeSection, PeerSection, Right, TlsSection
+from daemon.peers import Caller, caller_of, may, rights_of
 from daemon.reactor import MAXIMUM_LENGTH, QuickAssociation, QuickSocket
+from daemon.tls import tls_context
 
 _config.LOG_REQUEST_IDENTIFIERS = False             # pynetdicom logs patient names otherwise
 _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -39,101 +38,10 @@ CALLING_AE_TITLE_NOT_RECOGNISED = (1, 1, 3)
 CALLED_AE_TITLE_NOT_RECOGNISED = (1, 1, 7)
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
+#: How long aborted associations get to end.
+_ABORT_S = 2.0
+
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: its AE title, IP address and, with TLS, the sha256 (hex) of its certificate."""
-
-    ae_title: str
-    address: str
-    certificate_sha256: str = ""
-
-
-def _same_address(configured: str, address: str) -> bool:
-    try:
-        given = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(given, ipaddress.IPv6Address) and given.ipv4_mapped:
-            given = given.ipv4_mapped
-        return given in ipaddress.ip_network(configured, strict=False)
-    except ValueError:
-        return False
-
-
-def peer_sections(peers: Sequence[PeerSection], caller: Caller) -> list[PeerSection]:
-    """Return the peer sections that fit a caller's title, address and certificate."""
-    return [
-        peer
-        for peer in peers
-        if peer.ae_title in ("*", caller.ae_title.strip())
-        and (not peer.address or _same_address(peer.address, caller.address))
-        and (
-            not peer.certificate_sha256
-            or peer.certificate_sha256.replace(":", "").lower() == caller.certificate_sha256.lower()
-        )
-    ]
-
-
-def rights_of(
-    peers: Sequence[PeerSection], calling_ae_title: str, address: str, certificate_sha256: str = ""
-) -> frozenset[Right]:
-    """Return what a caller may do: the rights of every peer section that fits it."""
-    sections = peer_sections(peers, Caller(calling_ae_title, address, certificate_sha256))
-    return frozenset(right for peer in sections for right in peer.rights)
-
-
-def may(
-    peers: Sequence[PeerSection], calling_ae_title: str, address: str, right: Right, certificate_sha256: str = ""
-) -> bool:
-    """Return whether a caller has a right."""
-    return right in rights_of(peers, calling_ae_title, address, certificate_sha256)
-
-
-def caller_of(assoc: Any) -> Caller:
-    """Return who is at the other end of an accepted (or requested) association."""
-    certificate = ""
-    if isinstance(assoc.dul.socket.socket, ssl.SSLSocket):
-        der = assoc.dul.socket.socket.getpeercert(binary_form=True)
-        certificate = hashlib.sha256(der).hexdigest() if der else ""
-    title = assoc.requestor.ae_title or (assoc.requestor.primitive and assoc.requestor.primitive.calling_ae_title) or ""
-    return Caller(title.strip(), assoc.requestor.address_info.address, certificate)
-
-
-def tls_context(tls: TlsSection) -> ssl.SSLContext | None:
-    """Return the server's TLS context (PS3.15 B.9 and B.10: BCP 195), or None when no certificate is configured.
-
-    Raises
-    ------
-    ConfigError
-        When the files cannot be used.
-    """
-    if not tls.certificate:
-        return None
-    if tls.require_client_certificate and not tls.ca:
-        raise ConfigError("tls.require_client_certificate needs tls.ca: a PEM file of authorities, or set it to false")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
-    try:
-        context.load_cert_chain(tls.certificate, tls.key or None)
-        if tls.ca:
-            context.load_verify_locations(tls.ca)
-            context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls.certificate, tls.key or tls.ca is no good ({error}): check the PEM files") from error
-    return context
-
-
-def tls_client(tls: TlsSection, host: str) -> tuple[ssl.SSLContext, str] | None:
-    """Return pynetdicom's `tls_args` for an association that we open; None when no certificate is configured."""
-    if not tls.certificate:
-        return None
-    context = ssl.create_default_context(cafile=tls.ca or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False                  # peers are configured by address; their certificate must be trusted
-    context.load_cert_chain(tls.certificate, tls.key or None)
-    return context, host
 
 
 class _Negotiation(ACSE):  # type: ignore[misc]
@@ -195,7 +103,7 @@ class ServedAssociation(QuickAssociation):
 
 
 class Server(AssociationServer):  # type: ignore[misc]
-    """An application entity that accepts associations; made by `serve`."""
+    """An application entity that accepts associations; made by `serve`. The caps hold for each process."""
 
     request_queue_size = 128
 
@@ -368,7 +276,13 @@ class Server(AssociationServer):  # type: ignore[misc]
         with self._lock:
             remaining = list(self._associations)
         for assoc in remaining:
-            assoc.abort()
+            if assoc.is_established:
+                assoc.abort(block=False)
+            else:
+                assoc.dul.socket._shutdown_socket()
+        deadline = time.monotonic() + _ABORT_S
+        while self._associations and time.monotonic() < deadline:
+            time.sleep(0.02)
         if self in self.ae._servers:
             self.ae._servers.remove(self)
 
@@ -420,3 +334,6 @@ def serve(
     )
     ae._servers.append(server)
     return server
+
+
+__all__ = ["MAXIMUM_LENGTH", "Caller", "ServedAssociation", "Server", "caller_of", "may", "rights_of", "serve"]

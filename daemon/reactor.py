@@ -9,7 +9,6 @@ points, therefore the version is pinned and the tests of this module go with the
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import select
@@ -20,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import _RQ_TO_MESSAGE, _RSP_TO_MESSAGE, DIMSEServiceProvider
@@ -37,7 +37,7 @@ _PDV_HEADER = struct.Struct(">LB")
 _PDU_HEADER = struct.Struct(">BBL")
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class QuickSocket(AssociationSocket):  # type: ignore[misc]

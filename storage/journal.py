@@ -88,11 +88,14 @@ class Journal:
             self._writer.close()
             self._reader.close()
             os.close(self._gate)
+            self._gate = -1
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep all other writers, of this and other processes, out."""
         with self._writing:
+            if self._gate < 0:
+                raise SpoolUnavailable(f"{self.path} is closed")
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             try:
                 yield

@@ -15,7 +15,6 @@ A Spool belongs to the process that made it (SQLite connections do not survive a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -27,11 +26,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
 from storage.base import SpooledInstance
+from storage.incoming import Incoming
 from storage.journal import Journal, SpoolUnavailable
 
 log = structlog.get_logger(__name__)
@@ -91,43 +91,29 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._objects = directory / "objects"
-        self._incoming_root = directory / "incoming"
-        self._incoming: Path | None = None
-        self._incoming_lock: IO[bytes] | None = None
         self._pending: list[_Entry] = []
-        self._pending_lock, self._committing, self._making = threading.Lock(), threading.Lock(), threading.Lock()
+        self._pending_lock, self._committing = threading.Lock(), threading.Lock()
         try:
-            for folder in (self._objects, self._incoming_root):
+            for folder in (self._objects, directory / "incoming"):
                 folder.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o700)                  # patients' objects
             _fsync(directory)
         except OSError as error:
             raise SpoolUnavailable(f"the spool in {directory} cannot be opened: {error}") from error
         self._journal = Journal(directory / "journal.db")
+        self._incoming = Incoming(directory / "incoming", self._journal.exclusive)
 
     def close(self) -> None:
         """Close the journal; what is still in `incoming` is left to the next sweep."""
         self._journal.close()
-        if self._incoming is not None and self._incoming_lock is not None:
-            if [path.name for path in self._incoming.iterdir()] == ["lock"]:
-                (self._incoming / "lock").unlink()
-                self._incoming.rmdir()
-            self._incoming_lock.close()
+        self._incoming.close()
 
     # ---- the listener's side
 
     @property
     def incoming(self) -> Path:
         """This process's folder for files being received, on the file system of the objects."""
-        with self._making:
-            if self._incoming is None:
-                with self._journal.exclusive():             # so that no sweeper sees it before it is locked
-                    folder = self._incoming_root / secrets.token_hex(8)
-                    folder.mkdir()
-                    self._incoming_lock = (folder / "lock").open("wb")
-                    fcntl.flock(self._incoming_lock, fcntl.LOCK_EX)
-                self._incoming = folder
-            return self._incoming
+        return self._incoming.folder
 
     def new_file(self) -> Path:
         """Return a path in `incoming` that nobody else uses."""
@@ -302,19 +288,10 @@ class Spool:
         """Remove what dead processes left behind; return how many files. Files of living processes are not touched."""
         removed = 0
         with self._journal.exclusive():
-            for folder in self._incoming_root.iterdir():
-                with (folder / "lock").open("ab") as lock:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
-                    for leftover in [path for path in folder.iterdir() if path.name != "lock"]:
-                        if not self._journal.read("SELECT 1 FROM objects WHERE name = ?", (leftover.name,)):
-                            self._object(leftover.name).unlink(missing_ok=True)
-                        leftover.unlink()
-                        removed += 1
-                    (folder / "lock").unlink()
-                folder.rmdir()
+            for leftover in self._incoming.sweep():
+                if not self._journal.read("SELECT 1 FROM objects WHERE name = ?", (leftover.name,)):
+                    self._object(leftover.name).unlink(missing_ok=True)
+                removed += 1
         sql = "SELECT name FROM objects WHERE state = 'done' AND NOT kept ORDER BY spool_id DESC LIMIT ?"
         for (name,) in self._journal.read(sql, (_SWEPT_DONE,)):
             with suppress(FileNotFoundError):
@@ -344,7 +321,7 @@ class Spool:
         try:
             with self._journal.transaction() as write:
                 accepted = [self._insert(write, entry) for entry in batch]
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, SpoolUnavailable) as error:
             for entry in batch:
                 entry.error = error
             return

@@ -28,8 +28,9 @@ from daemon.listener.receive import ReceivingAssociation
 from daemon.network import serve
 from storage.spool import Spool
 
-#: How long associations may go on after the order to stop.
-GRACE_S = 10.0
+#: How long associations may go on after the order to stop; with the time to abort the rest it stays below the 11 s
+#: after which the supervisor kills.
+GRACE_S = 8.0
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,8 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from daemon.config import Config, PeerSection
-from daemon.network import Caller, caller_of, peer_sections, tls_client
+from daemon.peers import Caller, caller_of, peer_sections
+from daemon.tls import tls_client
 from storage.spool import Spool
 
 _REQUEST, _ALL_COMMITTED, _SOME_FAILED = 1, 1, 2     # Action Type ID and Event Type IDs, PS3.4 J.3.2 and J.3.3

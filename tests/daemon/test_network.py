@@ -17,7 +17,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from daemon.config import ConfigError, PeerSection, SimilarSection, TlsSection
-from daemon.network import caller_of, may, rights_of, serve, tls_context
+from daemon.network import caller_of, may, rights_of, serve
+from daemon.tls import tls_context
 
 ANYONE = (PeerSection(ae_title="*"),)
 FIND = StudyRootQueryRetrieveInformationModelFind
@@ -298,3 +299,19 @@ def test_tls_files_that_cannot_be_used_are_named_with_the_cure(certificate):
         tls_context(_tls(certificate, ca=""))
     with pytest.raises(ConfigError, match="PEM"):
         tls_context(_tls(certificate, key=str(certificate / "absent.pem")))
+
+
+def test_what_has_not_finished_in_time_is_aborted_and_no_thread_is_left():
+    with server(acse_timeout_s=600) as running:
+        before = {thread.name for thread in threading.enumerate() if "AcceptorThread" in thread.name}
+        open_ones = [call(running) for _ in range(3)]
+        silent = socket.create_connection(("127.0.0.1", running.port))
+        assert echo(call(running)) == 0             # so that the silent one has been accepted, too
+        running.shutdown(grace_s=0.1)
+        for assoc in open_ones:
+            assoc.join(30)
+            assert assoc.is_aborted
+        silent.settimeout(30)
+        assert silent.recv(1) == b""
+        silent.close()
+        assert {thread.name for thread in threading.enumerate() if "AcceptorThread" in thread.name} <= before
