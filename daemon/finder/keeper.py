@@ -102,18 +102,16 @@ class Keeper:
 
     def follow(self) -> None:
         """Apply what changed in the Catalogue; when another generation has become active, answer from that one."""
-        similarity = self.similarity
-        active = self.catalogue.active_generation()
-        if active is not None and active.generation_id != similarity.indexes.generation.generation_id:
-            self._swapping = True
-            try:
-                self._switch(active)
-            finally:
-                self._swapping = False
-            log.info("generation.switched", generation=active.generation_id, **self._counts())
-            similarity = self.similarity
-        if self.catalogue.sequence() != similarity.indexes.sequence:
-            similarity.indexes.follow()
+        if self.catalogue.sequence() != self.similarity.indexes.sequence:
+            active = self.catalogue.active_generation()
+            if active is not None and active.generation_id != self.similarity.indexes.generation.generation_id:
+                self._swapping = True
+                try:
+                    self._switch(active)
+                finally:
+                    self._swapping = False
+                log.info("generation.switched", generation=active.generation_id, **self._counts())
+            self.similarity.indexes.follow()
         self._level_at = time.monotonic()
 
     def run(self, stop: threading.Event, tell: Callable[[], None]) -> None:

@@ -114,9 +114,10 @@ class Similarity:
         hits = _Search(self, query, [example.study_instance_uid for example in examples if example.study_instance_uid])
         ranked: list[tuple[float, Leg, _Candidate]] = []
         for leg in legs:
-            candidates = hits.leg(leg, wanted)
+            found = {candidate.study_instance_uid for _, _, candidate in ranked}   # a report may come between two legs
+            candidates = [hit for hit in hits.leg(leg, wanted) if hit.study_instance_uid not in found]
             cosines = np.array([candidate.cosine for candidate in candidates], dtype=np.float32)
-            scores = self.score(cosines, leg.query_basis, leg.entry_basis) if len(candidates) else cosines
+            scores = self.score(cosines, leg.query_basis, leg.entry_basis) if candidates else cosines
             ranked += zip((float(score) for score in scores), [leg] * len(candidates), candidates, strict=True)
         ranked.sort(key=lambda hit: -hit[0])        # stable: within a leg equal scores stay by cosine, then by UID
         if query.minimum_score is not None:

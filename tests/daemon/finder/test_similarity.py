@@ -228,7 +228,7 @@ def test_a_generation_is_scored_by_its_own_calibration_when_the_model_is_newer()
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
-    """150 studies of 50 patients: one or two images, most with a report, sexes and dates of every kind."""
+    """90 studies of 30 patients: one or two images, most with a report, sexes and dates of every kind."""
     from conftest import Archive
 
     folder = tmp_path_factory.mktemp("crowd")
@@ -236,8 +236,8 @@ def crowd(tmp_path_factory):
     random = np.random.default_rng(5)
     facts = {}
     records = []
-    for n in range(150):
-        study, patient = f"1.{n + 1}", f"P{n % 50}"
+    for n in range(90):
+        study, patient = f"1.{n + 1}", f"P{n % 30}"
         sex, date = "FMO"[n % 3], f"2026{n % 12 + 1:02d}10"
         images = [unit(random.normal(size=DIM)) for _ in range(n % 2 + 1)]
         report = unit(random.normal(size=DIM)) if n % 5 else None
@@ -276,12 +276,12 @@ def expected(facts, encoder, query, sexes, dates, exclude, basis):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    query=st.integers(1, 150).map(lambda n: f"1.{n}"),
+    query=st.integers(1, 90).map(lambda n: f"1.{n}"),
     sexes=st.sets(st.sampled_from("FMO")),
     months=st.none() | st.tuples(st.integers(1, 12), st.integers(1, 12)).map(sorted),
     exclude=st.booleans(),
     basis=st.sampled_from([Basis.IMAGE, Basis.REPORT, Basis.JOINT]),
-    k=st.integers(1, 160),
+    k=st.integers(1, 100),
     engine=st.sampled_from(["exact", "hnsw"]),
 )
 def test_filters_never_return_fewer_than_exist_nor_others_than_brute_force(
