@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,12 +111,14 @@ class IndexSet:
         opened = cls(catalogue, generation, directory, settings or IndexSettings())
         if opened._restore():
             try:
-                opened.follow()
+                if opened.sequence <= catalogue.sequence():
+                    opened.follow()
             except StorageError as error:
                 log.warning("index.tail_refused", reason=str(error))
             if opened._agrees():
                 return opened
             log.warning("index.snapshot_disagreed", generation=generation.generation_id)
+            shutil.rmtree(opened._directory, ignore_errors=True)    # of another database, or one from a backup
             opened = cls(catalogue, generation, directory, opened._settings)
         opened.follow()
         log.info("index.rebuilt", generation=generation.generation_id, vectors=sum(opened.counts().values()))
@@ -157,6 +160,8 @@ class IndexSet:
             self._owners.drop(label)
 
     def _agrees(self) -> bool:
+        if self.sequence > self._catalogue.sequence():              # numbers above may be given a second time
+            return False
         held = np.sort(np.concatenate([index.labels() for index in self._indexes.values()]))
         return np.array_equal(held, self._catalogue.labels(self.generation.generation_id))
 

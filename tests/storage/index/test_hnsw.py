@@ -1,0 +1,130 @@
+"""hnswlib's own traps, each closed."""
+
+import numpy as np
+import pytest
+
+from storage.base import StorageError
+from storage.index import hnsw
+from storage.index.exact import ExactIndex
+from storage.index.hnsw import GRAPH_FILE, HnswIndex
+
+DIM = 16
+
+
+def unit_rows(count, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def filled(count=2000, **parameters):
+    index = HnswIndex(DIM, **{"threads": 1, **parameters})
+    index.add(np.arange(count), unit_rows(count))
+    return index
+
+
+def test_the_graph_grows_past_its_first_capacity():
+    index = filled(1000)
+    for start in range(1000, 3000, 50):
+        index.add(np.arange(start, start + 50), unit_rows(50, seed=start))
+    assert len(index) == 3000
+    assert index._graph.get_max_elements() >= 3000
+    assert index.search(unit_rows(50, seed=2950)[49], 1)[0].label == 2999
+
+
+def test_a_graph_is_built_anew_when_a_fifth_of_it_is_deleted():
+    index = filled()
+    index.remove(range(400))
+    assert index._graph.get_current_count() == 2000
+    index.remove([400])
+    assert index._graph.get_current_count() == 1599
+    assert index.search(unit_rows(2000)[1999], 1)[0].label == 1999
+
+
+def test_duplicates_share_a_node():
+    index = HnswIndex(DIM, threads=1)
+    index.add(np.arange(500), np.repeat(unit_rows(5), 100, axis=0))
+    assert len(index) == 500
+    assert index._graph.get_current_count() == 5
+
+
+def test_one_thread_makes_the_same_graph_every_time(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        filled().save(tmp_path / name)
+    assert (tmp_path / "a" / GRAPH_FILE).read_bytes() == (tmp_path / "b" / GRAPH_FILE).read_bytes()
+
+
+def test_a_search_that_the_graph_cannot_answer_is_answered_by_a_scan():
+    """All that lies near is deleted but not yet rebuilt: hnswlib raises, for it reaches fewer than k."""
+    index = HnswIndex(DIM, threads=1, m=4, ef_construction=16, ef_search=10)
+    near, far = unit_rows(300, seed=1), unit_rows(1500, seed=2)
+    near = near * 0.01 + np.eye(DIM, dtype=np.float32)[0]
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    index.add(np.arange(1800), np.concatenate([near, far]).astype(np.float32))
+    index.remove(range(300))
+    exact = ExactIndex(DIM)
+    exact.add(np.arange(300, 1800), far)
+    query = np.eye(DIM, dtype=np.float32)[0]
+    for k in (1, 10, 100, 374):
+        assert len({n.label for n in index.search(query, k)}) == k
+    assert index.search(query, 400) == exact.search(query, 400)
+
+
+def test_many_allowed_are_sieved_out_of_the_graph_s_answers(monkeypatch):
+    monkeypatch.setattr(hnsw, "SCAN_ALLOWED_BELOW", 100)
+    index, exact = filled(6000, ef_search=50), ExactIndex(DIM)
+    exact.add(np.arange(6000), unit_rows(6000))
+    for share in (0.9, 0.5, 0.2, 0.05):
+        allowed = np.flatnonzero(np.random.default_rng(3).random(6000) < share)
+        found = agreed = 0
+        for query in unit_rows(30, seed=4):
+            answers = index.search(query, 10, allowed)
+            assert len(answers) == 10
+            assert np.isin([n.label for n in answers], allowed).all()
+            found += 10
+            agreed += len({n.label for n in answers} & {n.label for n in exact.search(query, 10, allowed)})
+        assert agreed / found > 0.95
+
+
+def test_allowed_vectors_far_from_the_query_are_found_by_widening(monkeypatch):
+    monkeypatch.setattr(hnsw, "SCAN_ALLOWED_BELOW", 100)
+    index, vectors = filled(6000, ef_search=20), unit_rows(6000)
+    query = unit_rows(1, seed=9)[0]
+    farthest = np.sort(np.argsort(vectors @ query)[:2500])
+    exact = ExactIndex(DIM)
+    exact.add(np.arange(6000), vectors)
+    assert index.search(query, 10, farthest) == exact.search(query, 10, farthest)
+
+
+def test_ef_is_set_again_after_loading(tmp_path):
+    filled(ef_search=77).save(tmp_path)
+    assert HnswIndex.load(tmp_path, DIM, ef_search=55)._graph.ef == 55
+
+
+def test_a_graph_made_with_another_m_is_refused(tmp_path):
+    filled(m=24).save(tmp_path)
+    with pytest.raises(StorageError, match="M 16"):
+        HnswIndex.load(tmp_path, DIM, m=16)
+
+
+def test_a_graph_that_belongs_to_another_table_is_refused(tmp_path):
+    filled(500).save(tmp_path)
+    graph = (tmp_path / GRAPH_FILE).read_bytes()
+    filled(600).save(tmp_path)
+    (tmp_path / GRAPH_FILE).write_bytes(graph)
+    with pytest.raises(StorageError, match="does not fit"):
+        HnswIndex.load(tmp_path, DIM)
+
+
+@pytest.mark.parametrize("left", [0, 20, 90, 5000])
+def test_a_truncated_graph_is_refused(tmp_path, left):
+    filled(500).save(tmp_path)
+    (tmp_path / GRAPH_FILE).write_bytes((tmp_path / GRAPH_FILE).read_bytes()[:left])
+    with pytest.raises(StorageError, match="rebuild"):
+        HnswIndex.load(tmp_path, DIM)
+
+
+def test_a_full_disk_is_noticed_although_hnswlib_says_nothing(tmp_path):
+    (tmp_path / GRAPH_FILE).symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="disk full"):
+        filled(500).save(tmp_path)
