@@ -18,6 +18,8 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from daemon.config import Config
 from daemon.reading import ReaderPool
 from daemon.roles import worker_owner
@@ -70,6 +72,7 @@ def run(
             reencodes=index == 0,
             facts=facts,
         )
+        encoder.encode_images([np.zeros((encoder.image_size, encoder.image_size), np.float32)])     # the first is slow
         ready()
         pipeline.serve(stop)
     spool.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_encoder
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -27,6 +28,8 @@ from daemon.finder import private
 from encoders.phantom import write_studies
 from storage.base import Kind
 from storage.catalogue import open_catalogue
+
+pytestmark = pytest.mark.timeout(900)               # far more than it takes, for a machine that is busy otherwise
 
 STUDIES = 200
 KILLS_OF_EACH = 4
@@ -130,7 +133,7 @@ def survived(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kill9")
     datasets = make_studies(folder / "dicom", STUDIES)
     settings = {"CXRFIND_SIMILAR__MAXIMUM_RESULTS": "1000", "CXRFIND_WORKER__BATCH_SIZE": "4"}
-    with running(folder, **settings) as service:
+    with running(folder, **settings, **small_encoder.ENVIRONMENT) as service:
         killers = [
             threading.Thread(target=kill_again_and_again, args=(service, role, seed))
             for seed, role in enumerate(("listener", "worker", "finder"))

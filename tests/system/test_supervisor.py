@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_encoder
 from service import Service, free_port, running, wait_until
 
 
@@ -40,7 +41,7 @@ def start_other(environment: dict[str, str], cwd: Path) -> subprocess.CompletedP
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("service")) as service:
+    with running(tmp_path_factory.mktemp("service"), **small_encoder.ENVIRONMENT) as service:
         yield service
 
 
@@ -101,7 +102,8 @@ def test_systemd_hears_of_each_stage_and_sigterm_ends_the_roles_in_order_and_lea
             while message not in systemd.recv(4096).decode().splitlines():
                 pass
 
-        with running(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="2000000") as service:
+        settings = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        with running(tmp_path, **settings, **small_encoder.ENVIRONMENT) as service:
             wait_for("READY=1")
             wait_for("WATCHDOG=1")
             processes = role_ids(service)
