@@ -46,6 +46,8 @@ _EXAMPLE_ONLY = frozenset(
     }
 )
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+#: Each example costs questions to the Catalogue; a mean of more says nothing any longer.
+_MAXIMUM_EXAMPLES = 64
 #: Longest value of StudyDescription, an LO.
 _DESCRIPTION_LENGTH = 64
 
@@ -177,6 +179,8 @@ def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, El
         raise bad("QueryUID", "QueryUID or QueryText is needed")
     if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in uids):
         raise bad("QueryUID", "QueryUID is no UID")
+    if len(uids) > _MAXIMUM_EXAMPLES:
+        raise bad("QueryUID", f"QueryUID holds more than {_MAXIMUM_EXAMPLES} examples")
     basis = str(next(iter(values("QueryBasis")), "")).upper()
     if basis not in ("", "IMAGE", "REPORT", "JOINT"):
         raise bad("QueryBasis", "QueryBasis must be IMAGE, REPORT or JOINT")

@@ -233,7 +233,8 @@ def _encoded(vr: str, element: Element, syntax: Syntax, order: str) -> bytes:
         items = [_dataset({tag_of(name): inner for name, inner in value.items()}, syntax) for value in values]
         return b"".join(struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
     if vr in _NUMBERS:
-        return struct.pack(f"{order}{len(values)}{_NUMBERS[vr]}", *values)
+        numbers = [value for value in values if value is not None]
+        return struct.pack(f"{order}{len(numbers)}{_NUMBERS[vr]}", *numbers)
     if vr == "AT":
         return b"".join(struct.pack(f"{order}HH", int(value[:4], 16), int(value[4:], 16)) for value in values)
     if vr not in _TEXT:
@@ -253,6 +254,8 @@ def _text_of(vr: str, value: Any) -> str:
     if isinstance(value, Mapping):
         parts = [str(value.get(name, "")) for name in ("Alphabetic", "Ideographic", "Phonetic")]
         return "=".join(parts).rstrip("=")
-    if vr == "DS":
+    if vr == "DS":                                  # at most 16 characters
         return value[:16] if isinstance(value, str) else f"{value:.10g}"
+    if vr == "IS" and isinstance(value, float):
+        return str(int(value))
     return str(value)

@@ -121,7 +121,8 @@ def test_another_creator_in_our_group_is_none_of_our_business():
 
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("QueryUID", ["1.2", "x"]), ("QueryBasis", "PIXELS"), ("ExcludeSamePatient", "MAYBE"), ("MaxResults", 0),
+    [("QueryUID", ["1.2", "x"]), ("QueryUID", [f"1.{n}" for n in range(65)]),
+     ("QueryBasis", "PIXELS"), ("ExcludeSamePatient", "MAYBE"), ("MaxResults", 0),
      ("MinimumScore", 1.5), ("Findings", "Gout")],
 )  # fmt: skip
 def test_an_illegal_private_value_offends(keyword, value):

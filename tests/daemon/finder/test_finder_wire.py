@@ -62,6 +62,19 @@ def test_an_answer_that_is_not_ascii_says_so_and_is_utf_8(syntax):
     assert answer.PatientName == "Müller^Jörg"
 
 
+def test_values_that_the_catalogue_holds_loosely_become_valid_ones():
+    data = write(
+        {
+            0x00101020: {"vr": "DS", "Value": [1.7234567890123456]}, 0x00200013: {"vr": "IS", "Value": [3.0]},
+            0x00280010: {"vr": "US", "Value": [None, 5]}, 0x00100020: {"vr": "LO", "Value": [None]},
+        },
+        Syntax(),
+    )  # fmt: skip
+    answer = decoded(data, Syntax())
+    assert float(answer.PatientSize) == 1.723456789
+    assert (answer.InstanceNumber, answer.Rows, answer.PatientID) == (3, 5, "")
+
+
 def test_binary_values_above_127_do_not_call_for_a_character_set():
     answer = decoded(write({0x00280010: {"vr": "US", "Value": [0xFFF0]}}, Syntax()), Syntax())
     assert "SpecificCharacterSet" not in answer
