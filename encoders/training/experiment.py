@@ -40,6 +40,8 @@ class DataSection(_Section):
     auxiliary: tuple[AuxiliaryLabels, ...] = ()
     cache_size: int = Field(256, ge=32, description="side in pixels of the decoded images kept on disk")
     paired_fraction: float = Field(1.0, ge=0, le=1, description="share of the studies whose report is used")
+    lateral_weight: float = Field(1.0, ge=0, description="factor on how often lateral images are shown")
+    phantoms: int = Field(0, ge=0, description="simulated studies to add")
     limit: int = Field(0, ge=0, description="use only so many training images; 0: all")
 
 
@@ -96,6 +98,7 @@ class TrainSection(_Section):
 
     initial: str = Field("", description="run to go on from: a folder beside this run's output")
     epochs: int = Field(10, ge=1)
+    stop_after: int = Field(0, ge=0, description="end after so many epochs although the schedule is longer; 0: no")
     pairs_first_epochs: int = Field(0, ge=0, description="partial pairing: that many epochs on pairs alone")
     batch: int = Field(64, ge=2)
     accumulate: int = Field(1, ge=1, description="batches to one optimiser step")

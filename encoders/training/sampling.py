@@ -13,7 +13,9 @@ from encoders.training.arrays import Arrays
 _ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
 
-def image_weights(arrays: Arrays, by_dataset: Mapping[str, float], abnormal: float) -> NDArray[np.float64]:
+def image_weights(
+    arrays: Arrays, by_dataset: Mapping[str, float], abnormal: float, lateral: float = 1.0
+) -> NDArray[np.float64]:
     """Return how often an epoch shows each image, on average."""
     weights = np.ones(len(arrays.samples))
     for row, sample in enumerate(arrays.samples):
@@ -22,6 +24,7 @@ def image_weights(arrays: Arrays, by_dataset: Mapping[str, float], abnormal: flo
             weights[row] = by_dataset[max(fitting, key=len)]
     sick = np.nan_to_num(arrays.labels[:, _ABNORMAL]).sum(1) > 0
     weights[sick] *= abnormal
+    weights[arrays.frontal == 0] *= lateral
     return weights
 
 

@@ -25,11 +25,15 @@ from encoders.training.build import STATE_FILE, build_model, fit_text_tower, loa
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
 from encoders.training.objective import Batch, losses
+from encoders.training.phantoms import phantom_samples
 from encoders.training.sampling import epoch_order, image_weights
 from encoders.training.validation import figures, run, summary
 
 #: (what, done, of, note): called often, for a progress bar.
 Progress = Callable[[str, int, int, str], None]
+
+#: Seed of the first training phantom; demo and tests use small seeds.
+FIRST_PHANTOM = 1_000_000
 
 LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
 
@@ -114,6 +118,10 @@ class Trainer:
         output.mkdir(parents=True, exist_ok=True)
         samples = select(experiment, "train")
         self.vocabularies = tuple(build_vocabulary(rule, samples) for rule in experiment.data.auxiliary)
+        if experiment.data.phantoms:
+            data = experiment.data
+            folder = output.parent / "cache" / "phantoms"
+            samples += phantom_samples(data.phantoms, FIRST_PHANTOM, data.cache_size, folder, "train")
         earlier = load_run(output.parent / settings.initial) if settings.initial else None
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
@@ -141,7 +149,9 @@ class Trainer:
             self.model.load_state_dict(earlier.model.state_dict())
         self.model.to(self.device)
         self.texts = _texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
-        self.weights = image_weights(self.arrays, experiment.data.weights, experiment.data.abnormal_weight)
+        self.weights = image_weights(
+            self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight
+        )
         self.optimiser = self._optimiser()
         self.average = self._copy() if settings.ema else None
         self.epoch, self.step, self.best, self.best_epoch = 0, 0, -math.inf, -1
@@ -342,7 +352,7 @@ class Trainer:
     def epochs(self) -> Iterator[tuple[int, dict[str, float]]]:
         """Train until the last epoch or until validation stops improving; yield each epoch's figures."""
         settings = self.experiment.train
-        while self.epoch < settings.epochs:
+        while self.epoch < (settings.stop_after or settings.epochs):
             if settings.patience and self.epoch - self.best_epoch > settings.patience and self.best_epoch >= 0:
                 return
             began = time.monotonic()

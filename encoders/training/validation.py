@@ -16,6 +16,8 @@ from encoders.training.augment import plain, standardised
 
 ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 MIN_POSITIVES = 2
+#: Sources with fewer images than this are too noisy to watch.
+MIN_IMAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[st
     for source in sorted({s.dataset for s in arrays.samples}):
         rows = frontal_rows(arrays, source)
         labels = arrays.labels[rows]
-        if len(rows) < 20 or np.nansum(labels[:, ABNORMAL]) < 20:
+        if len(rows) < MIN_IMAGES or np.nansum(labels[:, ABNORMAL]) < 20:
             continue
         groups = [arrays.samples[row].patient_id for row in rows]
         b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL], groups)

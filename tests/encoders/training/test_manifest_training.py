@@ -1,0 +1,53 @@
+"""The plain CSV manifest."""
+
+import math
+
+import pytest
+
+from encoders.base import FINDING_NAMES
+from encoders.training.manifest import ManifestError, coded_findings, headings, read_manifest
+
+HEADER = "study_id,image_path,findings,impression,dataset,patient_id,view,source_labels,chexpert,split,sex,age\n"
+
+
+def test_a_row_becomes_a_sample_with_its_image_beside_the_csv(tmp_path):
+    path = tmp_path / "studies.csv"
+    path.write_text(
+        HEADER + "s1,images/a.jpg,Clear.,Normal.,iu-xray,p1,frontal,Opacity/lung/base;Scoliosis,Lung Opacity,val,F,61\n"
+    )
+    (sample,) = read_manifest(path, "val")
+    assert sample.image_path == tmp_path / "images/a.jpg"
+    assert sample.source_labels == ("opacity", "scoliosis")
+    assert sample.labels[FINDING_NAMES.index("Lung Opacity")] == 1
+    assert sample.labels[FINDING_NAMES.index("Edema")] == 0
+    assert sample.age == 61
+    assert read_manifest(path, "train") == []
+
+
+def test_four_columns_are_enough(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("study_id,image_path,findings,impression\ns1,,Clear lungs.,\n")
+    (sample,) = read_manifest(path)
+    assert sample.image_path is None
+    assert sample.has_report
+    assert sample.patient_id == "s1"
+    assert all(math.isnan(value) for value in sample.labels)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("study_id,image_path,findings\ns1,a.jpg,x\n")
+    with pytest.raises(ManifestError, match="'impression'"):
+        read_manifest(path)
+
+
+def test_what_a_source_cannot_code_is_unknown_and_not_absent():
+    nih = coded_findings(["Pleural Effusion"], "nih-chestxray14-128px")
+    assert math.isnan(nih[FINDING_NAMES.index("Support Devices")])
+    assert nih[FINDING_NAMES.index("Pleural Effusion")] == 1
+    assert coded_findings(["Other"], "iu-xray")[FINDING_NAMES.index("Support Devices")] == 0
+    assert all(math.isnan(value) for value in coded_findings([], "iu-xray"))
+
+
+def test_headings_lose_their_qualifiers_and_come_once():
+    assert headings("Opacity/lung/left;Opacity/lung/right;;Aorta/tortuous ") == ("aorta", "opacity")
