@@ -298,8 +298,14 @@ def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     frame = _first_frame(dataset, layout)
     stream = parse_jpeg2000(frame)
     _agree(stream, layout)
-    halvings = _halvings(stream, short_side)
+    # A low-pass band overshoots the range of its image, and the codec lets that wrap around in its 8 or 16 bits: white
+    # specks in the black. With a bit to spare it can be told and clipped; without one the whole image is decoded.
+    bits = min(stream.precision, layout.bits_stored)
+    spare = not stream.signed and 8 < bits < 16
+    halvings = _halvings(stream, short_side) if spare else 0
     values = imagecodecs.htj2k_decode(frame, skipres=halvings)
+    if halvings:
+        values = np.clip(values.view(np.int16), 0, (1 << bits) - 1).astype(np.uint16)
     return Decoded(_signed(values, stream.precision, layout), 2**halvings, is_wavelet=True)
 
 

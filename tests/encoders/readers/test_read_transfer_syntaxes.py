@@ -103,3 +103,19 @@ def test_single_bit_captures_are_unpacked(image, stored):
     dataset.PixelData = np.packbits(bits, bitorder="little").tobytes()
     pixels = read_instance(stored(dataset), 512).content.pixels
     assert np.array_equal(pixels, bits.astype(np.float32))
+
+
+@pytest.mark.parametrize("uid", [uid for uid in EVERY if uid not in LOSSY], ids=NAMES.get)
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_hard_edges_between_black_and_white_leave_no_specks_when_decoded_small(uid, bits, image, stored):
+    top = 2**bits - 1
+    array = np.zeros((512, 512), np.uint8 if bits == 8 else np.uint16)
+    array[100:300, 100:300] = top                   # a wavelet's low-pass band overshoots here, above and below
+    array[100:300, 110:300:20] = 0
+    path = stored(image(array, uid, bits, WindowCenter=top / 2 + 0.5, WindowWidth=top + 1))
+    small = read_instance(path, 128).content.pixels
+    assert small[:24].max() < 0.5                   # black above, left of and below the square
+    assert small[:, :24].max() < 0.5
+    assert small[77:].max() < 0.5
+    whole = area(read_instance(path, 1024).content.pixels, 4)
+    assert np.abs(small - whole).max() < 0.8        # a speck is white in black
