@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from storage.base import InstanceRecord, InstanceState, Kind, ReportRecord
 from storage.catalogue.levels import Level, first_value, split, tag_of
 from storage.catalogue.rows import (
     accession_key_of,
+    add,
+    change,
     chunks,
     finite,
+    of_key,
     patient_key_of,
     put,
     time_text,
@@ -42,7 +45,7 @@ _ACCESSION_ISSUER = tag_of("IssuerOfAccessionNumberSequence")
 def store(connection: Connection, record: InstanceRecord, generation_id: int, dim: int) -> set[str]:
     """Store one record; return the studies whose state, vectors or counts may have changed (none if all was known)."""
     uid = record.sop_instance_uid
-    known = connection.execute(select(instances).where(instances.c.sop_uid == uid)).one_or_none()
+    known = next(iter(of_key(connection, instances, {"sop_uid": uid})), None)
     if known is not None and known.sha256 == record.sha256:
         return _encode_again(connection, record, known.study_uid, generation_id, dim)
     _remember_bytes(connection, record)
@@ -73,15 +76,14 @@ def _encode_again(
 
 
 def _remember_bytes(connection: Connection, record: InstanceRecord) -> None:
-    connection.execute(
-        insert(instance_versions).values(
-            sop_uid=record.sop_instance_uid,
-            sha256=record.sha256,
-            size_bytes=record.size_bytes,
-            calling_ae_title=record.calling_ae_title,
-            received_at=time_text(record.received_at),
-        )
-    )
+    values = {
+        "sop_uid": record.sop_instance_uid,
+        "sha256": record.sha256,
+        "size_bytes": record.size_bytes,
+        "calling_ae_title": record.calling_ae_title,
+        "received_at": time_text(record.received_at),
+    }
+    add(connection, instance_versions, values)
 
 
 def _forget_version(connection: Connection, uid: str, generation_id: int) -> set[str]:
@@ -126,9 +128,9 @@ def _store_instance(connection: Connection, record: InstanceRecord, new: bool) -
     if record.rejection is not None:                                # a note shows nobody anything
         values |= {"own_state": InstanceState.HIDDEN, "own_reason": record.reason or "rejection note"}
     if new:
-        connection.execute(insert(instances).values(sop_uid=record.sop_instance_uid, **values))
+        add(connection, instances, {"sop_uid": record.sop_instance_uid, **values})
     else:
-        connection.execute(update(instances).where(instances.c.sop_uid == record.sop_instance_uid).values(**values))
+        change(connection, instances, {"sop_uid": record.sop_instance_uid}, values)
 
 
 # ---------------------------------------------------------------------------------------------- study and series
@@ -137,7 +139,7 @@ def _store_instance(connection: Connection, record: InstanceRecord, new: bool) -
 def surviving(connection: Connection, patient: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return patient attributes with the identity that theirs was merged into, if it was."""
     key = patient_key_of(patient)
-    known = connection.execute(select(patient_aliases).where(patient_aliases.c.prior_key == key)).one_or_none()
+    known = next(iter(of_key(connection, patient_aliases, {"prior_key": key})), None)
     return patient if known is None else with_identity(patient, known.patient_id, known.issuer)
 
 
@@ -178,7 +180,7 @@ def _store_study(connection: Connection, record: InstanceRecord) -> None:
     parts = split(record.attributes)
     uid, received = record.study_instance_uid, time_text(record.received_at)
     patient, study = surviving(connection, parts[Level.PATIENT]), parts[Level.STUDY]
-    row = connection.execute(select(studies).where(studies.c.study_uid == uid)).one_or_none()
+    row = next(iter(of_key(connection, studies, {"study_uid": uid})), None)
     newer = row is None or received >= row.attributes_at
     is_image = record.report is None and record.rejection is None and record.state is not InstanceState.PLAIN
     if row is None:
@@ -195,25 +197,23 @@ def _store_study(connection: Connection, record: InstanceRecord) -> None:
     values = study_columns(attributes) | {"attributes_at": received if row is None or newer else row.attributes_at}
     if row is None:
         empty = {"modalities": "", "sop_classes": "", "series_count": 0, "instance_count": 0, "image_count": 0}
-        connection.execute(
-            insert(studies).values(study_uid=uid, source_ae_title=record.calling_ae_title, **values, **empty)
-        )
+        add(connection, studies, {"study_uid": uid, "source_ae_title": record.calling_ae_title, **values, **empty})
     else:
         if is_image:
             values["source_ae_title"] = record.calling_ae_title
-        connection.execute(update(studies).where(studies.c.study_uid == uid).values(**values))
+        change(connection, studies, {"study_uid": uid}, values)
     key = {"study_uid": uid, "series_uid": record.series_instance_uid}
-    where = (series.c.study_uid == uid) & (series.c.series_uid == record.series_instance_uid)
-    old_series = connection.execute(select(series).where(where)).one_or_none()
+    old_series = next(iter(of_key(connection, series, key)), None)
     if old_series is None:
         values = {"attributes": parts[Level.SERIES], "attributes_at": received, "instance_count": 0}
-    else:
-        newer = received >= old_series.attributes_at
-        values = {
-            "attributes": _merged(old_series.attributes, parts[Level.SERIES], newer),
-            "attributes_at": received if newer else old_series.attributes_at,
-        }
-    put(connection, series, key, values)
+        add(connection, series, {**key, **values})
+        return
+    newer = received >= old_series.attributes_at
+    values = {
+        "attributes": _merged(old_series.attributes, parts[Level.SERIES], newer),
+        "attributes_at": received if newer else old_series.attributes_at,
+    }
+    change(connection, series, key, values)
 
 
 def _differs(tag: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -227,18 +227,16 @@ def _store_report(connection: Connection, record: InstanceRecord, current: bool)
     report = record.report
     if report is None:
         return
-    connection.execute(
-        insert(reports).values(
-            sop_uid=record.sop_instance_uid,
-            study_uid=record.study_instance_uid,
-            current=current,
-            received_at=time_text(record.received_at),
-            **_report_columns(report),
-        )
-    )
+    values = {
+        "sop_uid": record.sop_instance_uid,
+        "study_uid": record.study_instance_uid,
+        "current": current,
+        "received_at": time_text(record.received_at),
+    }
+    add(connection, reports, values | _report_columns(report))
     named = {*report.referenced_study_uids, *report.referenced_sop_uids} if current else set()
     for uid in sorted(named):
-        connection.execute(insert(report_references).values(sop_uid=record.sop_instance_uid, referenced_uid=uid))
+        add(connection, report_references, {"sop_uid": record.sop_instance_uid, "referenced_uid": uid})
 
 
 def _report_columns(report: ReportRecord) -> dict[str, Any]:
@@ -280,8 +278,7 @@ def put_encoding(
 
     `key`: generation_id, kind, uid.
     """
-    where = [encodings.c[name] == value for name, value in key.items()]
-    found = connection.execute(select(encodings).where(*where)).one_or_none()
+    found = next(iter(of_key(connection, encodings, key)), None)
     if found is not None:
         same = found.vector == vector or (
             vector is not None
@@ -290,11 +287,10 @@ def put_encoding(
         )
         if same:
             if found.findings != findings:
-                connection.execute(update(encodings).where(*where).values(findings=dict(findings)))
+                change(connection, encodings, key, {"findings": dict(findings)})
             return int(found.encoding_id)
-        connection.execute(delete(encodings).where(*where))
-    result = connection.execute(insert(encodings).values(**key, vector=vector, findings=dict(findings)))
-    return int(result.inserted_primary_key[0])  # type: ignore[index]
+        connection.execute(delete(encodings).where(encodings.c.encoding_id == found.encoding_id))
+    return add(connection, encodings, {**key, "vector": vector, "findings": dict(findings)})
 
 
 def _store_encodings(connection: Connection, record: InstanceRecord, generation_id: int, dim: int) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import numpy as np
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from storage.base import Fuse, InstanceState, Kind
 from storage.catalogue.database import Transaction
 from storage.catalogue.intake import put_encoding
 from storage.catalogue.reports import match_reports, prevailing
-from storage.catalogue.rows import AnyRow, chunks, put, vector_bytes, vector_of
+from storage.catalogue.rows import AnyRow, add, chunks, of_key, put, vector_bytes, vector_of
 from storage.catalogue.schema import (
     embeddings,
     encodings,
@@ -82,34 +82,30 @@ def _moved(row: AnyRow, wanted: dict[tuple[str, str], AnyRow]) -> bool:
 
 
 def _current(connection: Connection, study_uid: str, generation_id: int) -> list[AnyRow]:
-    where = (embeddings.c.study_uid == study_uid) & (embeddings.c.generation_id == generation_id)
-    return list(connection.execute(select(embeddings).where(where)))
+    return of_key(connection, embeddings, {"study_uid": study_uid, "generation_id": generation_id})
+
+
+_IMAGES = (
+    select(encodings)
+    .join(instances, instances.c.sop_uid == encodings.c.uid)
+    .where(
+        instances.c.study_uid == bindparam("wanted_study"),
+        instances.c.state == InstanceState.INDEXED,
+        encodings.c.kind == Kind.IMAGE,
+        encodings.c.generation_id == bindparam("wanted_generation"),
+    )
+    .order_by(encodings.c.uid)
+)
 
 
 def _wanted(connection: Connection, study_uid: str, generation_id: int) -> dict[tuple[str, str], AnyRow]:
     """Return the encodings that should be searchable, by (kind, SOP Instance UID); images in order of their UID."""
-    images = (
-        select(encodings)
-        .join(instances, instances.c.sop_uid == encodings.c.uid)
-        .where(
-            instances.c.study_uid == study_uid,
-            instances.c.state == InstanceState.INDEXED,
-            encodings.c.kind == Kind.IMAGE,
-            encodings.c.generation_id == generation_id,
-        )
-        .order_by(encodings.c.uid)
-    )
-    wanted = {(str(Kind.IMAGE), row.uid): row for row in connection.execute(images)}
+    images = connection.execute(_IMAGES, {"wanted_study": study_uid, "wanted_generation": generation_id})
+    wanted = {(str(Kind.IMAGE), row.uid): row for row in images}
     report = prevailing(connection, [study_uid]).get(study_uid)
     if report is not None:
-        where = (
-            encodings.c.uid == report.sop_uid,
-            encodings.c.kind == Kind.REPORT,
-            encodings.c.generation_id == generation_id,
-        )
-        row = connection.execute(select(encodings).where(*where)).one_or_none()
-        if row is not None:
-            wanted[str(Kind.REPORT), row.uid] = row
+        key = {"uid": report.sop_uid, "kind": Kind.REPORT, "generation_id": generation_id}
+        wanted |= {(str(Kind.REPORT), row.uid): row for row in of_key(connection, encodings, key)}
     return wanted
 
 
@@ -133,16 +129,15 @@ def _renew(transaction: Transaction, study_uid: str, generation_id: int, dim: in
     kept = {(row.kind, row.sop_uid) for row in current if targets.get((row.kind, row.sop_uid)) == row.encoding_id}
     for (kind, sop_uid), encoding_id in targets.items():
         if (kind, sop_uid) not in kept:
-            connection.execute(
-                insert(embeddings).values(
-                    generation_id=generation_id,
-                    kind=kind,
-                    study_uid=study_uid,
-                    sop_uid=sop_uid,
-                    encoding_id=encoding_id,
-                    sequence=transaction.next(),
-                )
-            )
+            values = {
+                "generation_id": generation_id,
+                "kind": kind,
+                "study_uid": study_uid,
+                "sop_uid": sop_uid,
+                "encoding_id": encoding_id,
+                "sequence": transaction.next(),
+            }
+            add(connection, embeddings, values)
 
 
 def remove_embeddings(transaction: Transaction, rows: Iterable[AnyRow]) -> None:
@@ -174,14 +169,10 @@ def _put_findings(
                 seen[name] = max(value, seen.get(name, 0.0))
     judged, least = (said, 1.0) if has_report else (seen, _PRESENT)
     present = {name for name, value in judged.items() if value >= least}
-    old_rows = select(present_findings.c.name).where(
-        present_findings.c.generation_id == generation_id, present_findings.c.study_uid == study_uid
-    )
-    old = set(connection.execute(old_rows).scalars())
+    key = {"study_uid": study_uid, "generation_id": generation_id}
+    old = {row.name for row in of_key(connection, present_findings, key)}
     for name in sorted(present - old):
-        connection.execute(
-            insert(present_findings).values(generation_id=generation_id, name=name, study_uid=study_uid)
-        )
+        add(connection, present_findings, {"generation_id": generation_id, "name": name, "study_uid": study_uid})
     for name in old - present:
         gone = (present_findings.c.generation_id == generation_id) & (present_findings.c.study_uid == study_uid)
         connection.execute(delete(present_findings).where(gone, present_findings.c.name == name))
@@ -189,9 +180,4 @@ def _put_findings(
         gone = (study_findings.c.study_uid == study_uid) & (study_findings.c.generation_id == generation_id)
         connection.execute(delete(study_findings).where(gone))
         return
-    put(
-        connection,
-        study_findings,
-        {"study_uid": study_uid, "generation_id": generation_id},
-        {"findings": {**seen, **said}},
-    )
+    put(connection, study_findings, key, {"findings": {**seen, **said}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from storage.base import InstanceState
 from storage.catalogue.rows import AnyRow, chunks
@@ -76,20 +76,22 @@ def _targets(connection: Connection, sop_uid: str, own: AnyRow) -> set[str]:
     return targets
 
 
+_VERSIONS = (
+    select(report_targets.c.study_uid.label("target_uid"), reports)
+    .join(reports, (reports.c.sop_uid == report_targets.c.sop_uid) & reports.c.current)
+    .join(instances, instances.c.sop_uid == reports.c.sop_uid)
+    .where(
+        report_targets.c.study_uid.in_(bindparam("study_uids", expanding=True)),
+        instances.c.state.not_in((InstanceState.HIDDEN, InstanceState.GATED)),
+    )
+)
+
+
 def prevailing(connection: Connection, study_uids: Collection[str]) -> dict[str, AnyRow]:
     """Return the row of `reports` that prevails in each of these studies that has a report (PS3.3 C.17.2)."""
     versions: dict[str, list[AnyRow]] = {}
     for some in chunks(study_uids):
-        statement = (
-            select(report_targets.c.study_uid.label("target_uid"), reports)
-            .join(reports, (reports.c.sop_uid == report_targets.c.sop_uid) & reports.c.current)
-            .join(instances, instances.c.sop_uid == reports.c.sop_uid)
-            .where(
-                report_targets.c.study_uid.in_(some),
-                instances.c.state.not_in((InstanceState.HIDDEN, InstanceState.GATED)),
-            )
-        )
-        for row in connection.execute(statement):
+        for row in connection.execute(_VERSIONS, {"study_uids": some}):
             versions.setdefault(row.target_uid, []).append(row)
     return {uid: _best(rows) for uid, rows in versions.items()}
 

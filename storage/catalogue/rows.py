@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Connection, Table, and_, insert, select, update
+from sqlalchemy import Connection, Insert, Table, Update, bindparam, insert, select, update
 
 from storage.base import EmbeddingRow, Float32, Kind, ReportRecord, StorageError
 from storage.catalogue.levels import Element, first_value, tag_of
@@ -87,11 +88,46 @@ def accession_key_of(attributes: Mapping[str, Element]) -> str:
     return f"{number}\\{issuer}\\{patient}" if number and patient else ""
 
 
+def add(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    """Insert a row; return its generated id, 0 without one."""
+    key = connection.execute(_insert(table), dict(values)).inserted_primary_key
+    return int(key[0]) if key is not None and isinstance(key[0], int) else 0
+
+
+def change(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    """Update the rows of a key; return how many there were."""
+    bound = {f"key_{name}": value for name, value in key.items()}
+    return int(connection.execute(_update(table, tuple(key)), {**bound, **values}).rowcount)
+
+
 def put(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Insert a row or update the one that is there."""
-    where = and_(*(table.c[name] == value for name, value in key.items()))
-    if connection.execute(update(table).where(where).values(**values)).rowcount == 0:
-        connection.execute(insert(table).values(**key, **values))
+    if not change(connection, table, key, values):
+        add(connection, table, {**key, **values})
+
+
+def of_key(connection: Connection, table: Table, key: Mapping[str, Any]) -> list[AnyRow]:
+    """Return the rows of a key."""
+    bound = {f"key_{name}": value for name, value in key.items()}
+    return list(connection.execute(_select(table, tuple(key)), bound))
+
+
+# Making a statement costs SQLAlchemy as much as running it: the frequent ones are made once.
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _update(table: Table, key: tuple[str, ...]) -> Update:
+    return update(table).where(*(table.c[name] == bindparam(f"key_{name}") for name in key))
+
+
+@cache
+def _select(table: Table, key: tuple[str, ...]) -> Any:
+    return select(table).where(*(table.c[name] == bindparam(f"key_{name}") for name in key))
 
 
 def record_of(row: AnyRow) -> ReportRecord:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select
 
 from storage.base import InstanceState
 from storage.catalogue.levels import first_value
-from storage.catalogue.rows import AnyRow, chunks
+from storage.catalogue.rows import AnyRow, change, chunks, of_key
 from storage.catalogue.schema import (
     instances,
     present_findings,
@@ -26,23 +26,26 @@ REJECTIONS = {
     "113039": "data retention policy expired",
 }
 
+_INSTANCES = (
+    select(instances, series.c.attributes.label("series_attributes"))
+    .join(series, (series.c.study_uid == instances.c.study_uid) & (series.c.series_uid == instances.c.series_uid))
+    .where(instances.c.study_uid == bindparam("wanted_study"))
+)
+_REJECTIONS = select(rejections).where(rejections.c.uid.in_(bindparam("uids", expanding=True)))
+
 _GIVES_WAY = "the FOR PRESENTATION image of the same exposure is indexed instead"
 
 
 def settle(connection: Connection, study_uid: str) -> None:
     """Bring the states of a study's instances, and the counts of the study and its series, up to date."""
-    wanted = select(instances, series.c.attributes.label("series_attributes")).join(
-        series, (series.c.study_uid == instances.c.study_uid) & (series.c.series_uid == instances.c.series_uid)
-    )
-    rows = connection.execute(wanted.where(instances.c.study_uid == study_uid)).all()
+    rows = connection.execute(_INSTANCES, {"wanted_study": study_uid}).all()
     if not rows:
         for table in (studies, series, study_findings, present_findings):
             connection.execute(delete(table).where(table.c.study_uid == study_uid))
         return
     rejected: dict[str, str] = {}
     for some in chunks([study_uid, *(row.sop_uid for row in rows)]):
-        where = rejections.c.uid.in_(some)
-        rejected |= {row.uid: row.code for row in connection.execute(select(rejections).where(where))}
+        rejected |= {row.uid: row.code for row in connection.execute(_REJECTIONS, {"uids": some})}
     states = {row.sop_uid: _state(row, rejected) for row in rows}
     presented = {
         row.exposure_key
@@ -55,8 +58,7 @@ def settle(connection: Connection, study_uid: str) -> None:
             state, reason = InstanceState.GATED, _GIVES_WAY
             states[row.sop_uid] = state, reason
         if (state, reason) != (row.state, row.reason):
-            values = {"state": state, "reason": reason}
-            connection.execute(update(instances).where(instances.c.sop_uid == row.sop_uid).values(**values))
+            change(connection, instances, {"sop_uid": row.sop_uid}, {"state": state, "reason": reason})
     _count(connection, study_uid, [row for row in rows if states[row.sop_uid][0] != InstanceState.HIDDEN])
 
 
@@ -71,22 +73,16 @@ def _count(connection: Connection, study_uid: str, visible: list[AnyRow]) -> Non
     modalities = sorted({first_value(row.series_attributes, "Modality") for row in visible} - {""})
     sop_classes = sorted({row.sop_class_uid for row in visible} - {""})
     by_series = Counter(row.series_uid for row in visible)
-    connection.execute(
-        update(studies)
-        .where(studies.c.study_uid == study_uid)
-        .values(
-            modalities="".join(f"\\{name}" for name in modalities) + "\\",
-            sop_classes="\\".join(sop_classes),
-            series_count=len(by_series),
-            instance_count=len(visible),
-            image_count=sum(row.is_image for row in visible),
-        )
-    )
-    old = {
-        row.series_uid: row.instance_count
-        for row in connection.execute(select(series).where(series.c.study_uid == study_uid))
+    values = {
+        "modalities": "".join(f"\\{name}" for name in modalities) + "\\",
+        "sop_classes": "\\".join(sop_classes),
+        "series_count": len(by_series),
+        "instance_count": len(visible),
+        "image_count": sum(row.is_image for row in visible),
     }
+    change(connection, studies, {"study_uid": study_uid}, values)
+    old = {row.series_uid: row.instance_count for row in of_key(connection, series, {"study_uid": study_uid})}
     for series_uid, count in old.items():
         if count != by_series[series_uid]:
-            where = (series.c.study_uid == study_uid) & (series.c.series_uid == series_uid)
-            connection.execute(update(series).where(where).values(instance_count=by_series[series_uid]))
+            key = {"study_uid": study_uid, "series_uid": series_uid}
+            change(connection, series, key, {"instance_count": by_series[series_uid]})
