@@ -89,12 +89,14 @@ class Keeper:
     # ------------------------------------------------------------------------------------ life
 
     def load(self) -> None:
-        """Open the Catalogue, load the model, open the active generation's indexes."""
+        """Open the Catalogue, the active generation's indexes, and load the model."""
         began = time.perf_counter()
         self._spool = Spool(self._config.storage.directory / "spool")
         self._catalogue = catalogue_of(self._config)
-        self._encoder = encoder_of(self._config)
-        encoder = self._encoder
+        known = self._catalogue.active_generation()
+        if known is not None and known.calibration:
+            self._switch(known)                     # examples can be asked for while the model loads, text cannot
+        self._encoder = encoder = encoder_of(self._config)
         own = self._catalogue.generation(encoder.fingerprint, encoder.model_id, encoder.dim, calibration_of(encoder))
         generation = self._catalogue.active_generation() or own
         self._switch(generation)
@@ -130,9 +132,12 @@ class Keeper:
             tell()
 
     def _switch(self, generation: Generation) -> None:
-        catalogue, encoder = self.catalogue, self._encoder
-        assert encoder is not None
-        indexes = open_indexes(self._config, catalogue, generation)
+        catalogue, encoder, current = self.catalogue, self._encoder, self._similarity
+        if current is not None and current.indexes.generation.generation_id == generation.generation_id:
+            indexes = current.indexes
+            indexes.follow()
+        else:
+            indexes = open_indexes(self._config, catalogue, generation)
         self._level_at = time.monotonic()
         self._similarity = Similarity(
             catalogue, indexes, encoder, score_of(generation, encoder), partial=self.is_partial,

@@ -1,22 +1,26 @@
 """The similar AE over real associations: pynetdicom and DCMTK ask."""
 
+import contextlib
 import json
 import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMPLICIT, near
+import toy_encoder
+from conftest import IMPLICIT, RunningFinder, near
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from toy_encoder import DIM, ToyEncoder
 
+from daemon.config import Config
 from daemon.finder import private
 from daemon.finder import run as run_finder
 from daemon.finder.similarity import Similarity
@@ -206,44 +210,59 @@ def test_a_query_that_is_cancelled_ends_with_fe00(running):
     assert len(found) < 50
 
 
-def test_while_model_and_index_load_queries_are_answered_a700(tmp_path, monkeypatch):
-    import threading
-
-    from conftest import RunningFinder
+@contextlib.contextmanager
+def finder_with_a_slow_model(folder, monkeypatch):
+    """Yield a finder whose model is not loaded before `may_load` is set."""
 
     class SlowEncoder(ToyEncoder):
         may_load = threading.Event()
 
         def __init__(self, *args):
-            assert self.may_load.wait(30)
+            assert self.may_load.wait(60)
             super().__init__(*args)
 
-    import toy_encoder
-
     monkeypatch.setattr(toy_encoder, "SlowEncoder", SlowEncoder, raising=False)
-    finder = RunningFinder(tmp_path, None)
-    from daemon.config import Config
-
+    finder = RunningFinder(folder, None)
     finder.config = Config(
-        similar={"port": 0}, storage={"directory": tmp_path}, encoder={"type": "toy_encoder:SlowEncoder"}
+        similar={"port": 0}, storage={"directory": folder}, encoder={"type": "toy_encoder:SlowEncoder"}
     )
-    finder.facts, stop, ready = {}, threading.Event(), threading.Event()
-    thread = threading.Thread(target=run_finder, args=(finder.config, stop, ready.set, finder.facts))
+    finder.facts, stop, finder.ready = {}, threading.Event(), threading.Event()
+    thread = threading.Thread(target=run_finder, args=(finder.config, stop, finder.ready.set, finder.facts))
     thread.start()
     try:
         while "port" not in finder.facts:
             time.sleep(0.01)
-        status = final(finder.ask(request(private_keys={"QueryText": "effusion"})))
-        assert status.Status == 0xA700
-        assert "loading" in status.ErrorComment
-        assert not ready.is_set()
-        SlowEncoder.may_load.set()
-        assert ready.wait(30)
-        assert final(finder.ask(request(private_keys={"QueryText": "effusion"}))).Status == 0xC104
+        finder.may_load = SlowEncoder.may_load
+        yield finder
     finally:
         SlowEncoder.may_load.set()
         stop.set()
-        thread.join(30)
+        thread.join(60)
+
+
+def test_while_model_and_index_load_queries_are_answered_a700(tmp_path, monkeypatch):
+    with finder_with_a_slow_model(tmp_path, monkeypatch) as finder:
+        status = final(finder.ask(request(private_keys={"QueryText": "effusion"})))
+        assert status.Status == 0xA700
+        assert "loading" in status.ErrorComment
+        assert not finder.ready.is_set()
+        finder.may_load.set()
+        assert finder.ready.wait(60)
+        assert final(finder.ask(request(private_keys={"QueryText": "effusion"}))).Status == 0xC104
+
+
+def test_while_the_model_loads_again_examples_are_answered_already(running, monkeypatch):
+    first = running(fill)
+    expected = [answer.StudyInstanceUID for answer in pending(first.ask(request(private_keys={"QueryUID": "1.1"})))]
+    first.stop.set()
+    first.thread.join(30)
+    with finder_with_a_slow_model(first.directory, monkeypatch) as finder:
+        until = time.monotonic() + 30
+        while final(found := finder.ask(request(private_keys={"QueryUID": "1.1"}))).Status == 0xA700:
+            assert time.monotonic() < until
+        assert [answer.StudyInstanceUID for answer in pending(found)] == expected
+        assert final(finder.ask(request(private_keys={"QueryText": "effusion"}))).Status == 0xA700
+        assert not finder.ready.is_set()
 
 
 def test_a_new_generation_takes_over_without_a_query_lost(running):

@@ -19,6 +19,8 @@ def of_word(word):
 
 
 class ToyEncoder:
+    """Vectors without a model."""
+
     dim = DIM
     image_size = 32
     chest_threshold = 0.0
@@ -26,6 +28,9 @@ class ToyEncoder:
     def __init__(self, checkpoint=None, device="cpu", threads=1, name="toy"):
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
         self.model_id = f"{name} {self.fingerprint[:12]}"
+        # as in a checkpoint's card; the same as `score`, which is a straight line for images
+        knots = {"cosine": [-1.0, 1.0], "probability": [0.0, 1.0]}
+        self.card = {"calibration": {"scores": {"IMAGE/IMAGE": knots}}}
 
     def encode_images(self, images):
         vectors = np.stack([unit(of_word(f"brightness {image.mean():.1f}")) for image in images])
