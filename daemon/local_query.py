@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from daemon.config import Config
+from daemon import logs
+from daemon.config import Config, LogSection
 from daemon.finder import open_similarity
 from daemon.finder.errors import FinderError
 from daemon.finder.examples import SimilarityQuery
@@ -71,6 +72,7 @@ def run(
     if not (uids or file or text):
         raise click.UsageError("give an example or a text: --study UID, --file x.dcm, or --text \"pleural effusion\"")
     _unknown_findings(findings)
+    logs.configure(LogSection(level="warning"), "query")
     try:
         similarity = open_similarity(config, model=bool(text or file))
         similarity.maximum_results = max(k, similarity.maximum_results)
