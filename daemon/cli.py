@@ -111,6 +111,30 @@ def quarantine(config_path: Path | None, retry: bool, as_json: bool) -> None:
 
 @cli.command()
 @config_option
+@click.option("--study", required=True, help="StudyInstanceUID.")
+@click.confirmation_option(prompt="Erase this study, its originals and renditions?", help="Do not ask.")
+def forget(config_path: Path | None, study: str) -> None:
+    """Erase a study and everything kept of it; sent again, it is taken again."""
+    from daemon import administration
+
+    administration.forget(load(config_path), study)
+
+
+@cli.command("merge-patient")
+@config_option
+@click.option("--from", "prior_id", required=True, help="Patient ID that is no longer valid.")
+@click.option("--to", "patient_id", required=True, help="Patient ID that the studies belong to.")
+@click.option("--from-issuer", "prior_issuer", default="", help="Issuer of the prior Patient ID.")
+@click.option("--to-issuer", "issuer", default="", help="Issuer of the valid Patient ID.")
+def merge_patient(config_path: Path | None, prior_id: str, patient_id: str, prior_issuer: str, issuer: str) -> None:
+    """Move a patient's studies, also later ones, to another Patient ID."""
+    from daemon import administration
+
+    administration.merge_patient(load(config_path), prior_id, patient_id, prior_issuer, issuer)
+
+
+@cli.command()
+@config_option
 @click.option("--study", "uids", multiple=True, help="Study, series or SOP Instance UID; may be repeated.")
 @click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A DICOM, JPEG or PNG file as the example; it is not kept.")
@@ -176,6 +200,79 @@ def encode(config_path: Path | None, **options: Any) -> None:
     from daemon import models
 
     models.encode(load(config_path), **options)
+
+
+@cli.command()
+@click.option("--config", "experiment", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="TOML file of the experiment; not needed with --from-catalogue.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the run and of the checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
+@click.option("--from-catalogue", is_flag=True,
+              help="Train on the site's own images and reports; --out then holds patients' images.")
+@click.option("--service-config", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              envvar="CXRFIND_CONFIG", help="The running service's TOML file, for --from-catalogue.")
+@click.option("--no-export", is_flag=True, help="Keep the run only; make no checkpoint folder.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(
+    experiment: Path | None, out: Path, resume: bool, from_catalogue: bool, service_config: Path | None,
+    no_export: bool, quiet: bool,
+) -> None:
+    """Train a model as an experiment file says, and export it as a checkpoint that the service can load.
+
+    Several GPUs or machines: torchrun --nproc-per-node 4 -m daemon train ...
+    """
+    from daemon import training
+
+    if experiment is None and not from_catalogue:
+        raise click.UsageError("name the experiment's file: --config experiment.toml, or train --from-catalogue")
+    training.train(experiment, out, resume, not no_export, quiet, load(service_config) if from_catalogue else None)
+
+
+@cli.command()
+@config_option
+@click.option("--dataset", required=True,
+              help="Which layout: mimic-cxr-jpg, iu-xray, chexpert, dicom-folder, ...; catalogue: the site's own.")
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="The data set's own folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The CSV file to write.")
+@click.option("--seed", default=0, show_default=True, help="Of the split, where the data set gives none.")
+def manifest(config_path: Path | None, dataset: str, root: Path | None, out: Path, seed: int) -> None:
+    """Write a data set or the catalogue as the CSV manifest that train and evaluate read.
+
+    Without a split of its own it is split by patient, identical report texts in one split. Of the catalogue the images
+    are written, too, beside the CSV: patients' images and reports.
+    """
+    from daemon import training
+
+    training.manifest(load(config_path), dataset, root, out, seed)
+
+
+@cli.command()
+@config_option
+@click.option("--manifest", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV of images with findings (column chexpert), and reports where there are any.")
+@click.option("--split", help="Only rows of this split, for instance val.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of the checkpoint to judge; default: the configured or shipped one.")
+@click.option("--against", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Another checkpoint in the same tables; may be repeated.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder that gets results.json and report.html.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How often chance is drawn.")
+@click.option("--limit", default=2000, show_default=True, type=click.IntRange(0),
+              help="At most this many studies of each source; 0: all.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True,
+              help="Frozen ImageNet features, raw pixels, findings only, TF-IDF of the reports.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(config_path: Path | None, **options: Any) -> None:
+    """Measure retrieval, findings and calibration of a checkpoint, beside baselines and chance.
+
+    Writes results.json and report.html, a page that needs no other file and holds small pictures of the images.
+    """
+    from daemon import training
+
+    training.evaluate(load(config_path), **options)
 
 
 @cli.command()

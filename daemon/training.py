@@ -1,0 +1,295 @@
+"""The commands of ML teams: ``train``, ``manifest`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import click
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from daemon.config import Config
+from daemon.finder.keeper import catalogue_of
+from daemon.models import configured_encoder
+from encoders.base import EncodersError
+from encoders.datasets import DATASETS, Example, split_by_patient, write_manifest
+from encoders.findings import label
+from encoders.readers.anatomy import normalised, view_in
+from storage.base import Catalogue, Kind, StudyRecord
+from storage.renditions import RenditionDamaged, Renditions
+
+CATALOGUE_DATASET = "catalogue"
+MANIFEST_FILE = "studies.csv"
+RUN_FOLDER, CHECKPOINT_FOLDER = "run", "checkpoint"
+
+#: What a site's own model is trained with when no experiment is named.
+SITE_EXPERIMENT = {
+    "name": "site",
+    "data": {"manifest": MANIFEST_FILE, "abnormal_weight": 1.3},
+    "subspace": {"dropout": 0.1},
+    "loss": {"view": 0.1, "contrastive": 0.1, "crossmodal": 0.1, "graded_crossmodal": 0.1},
+    "train": {"epochs": 12, "batch": 32, "learning_rate": 5e-4, "tower_rate": 5e-4, "ema": 0.995, "patience": 4},
+}
+
+_FRONTAL, _LATERAL = {"PA", "AP"}, {"LL", "RL"}                     # PS3.3 C.8.1.1.1 View Position
+
+
+class NothingToTrainOn(EncodersError):
+    """The Catalogue has no images to train on; the message says what to do."""
+
+
+class Bars(Protocol):
+    """Move the bar of what is being done."""
+
+    def __call__(self, what: str, done: int, of: int, note: str = "", /) -> None: ...
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Bars]:
+    """Yield (what, done, of, note): one bar for each thing that is done, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        tasks = {}
+
+        def move(what: str, done: int, of: int, note: str = "", /) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=of, note=note)
+            progress.update(tasks[what], completed=done, total=of, note=note)
+
+        yield move
+
+
+# ---------------------------------------------------------------------------------------------- manifest
+
+
+def manifest(config: Config, dataset: str, root: Path | None, out: Path, seed: int) -> None:
+    """Write a data set as a CSV manifest, split by patient where it gives no split itself."""
+    if dataset == CATALOGUE_DATASET:
+        click.echo(f"the catalogue: {catalogue_manifest(config, out, seed)}")
+        return
+    if dataset not in DATASETS:
+        raise click.UsageError(f"there is no data set {dataset!r}; known: {', '.join([*DATASETS, CATALOGUE_DATASET])}")
+    if root is None:
+        raise click.UsageError(f"where does {dataset} lie? --root FOLDER")
+    count = write_manifest(split_by_patient(DATASETS[dataset](root), seed), out)
+    click.echo(f"{count} images of {dataset}: {out}")
+
+
+def _searchable(catalogue: Catalogue, generation_id: int) -> dict[str, list[str]]:
+    """Return the SOP Instance UIDs of the searchable images of each study."""
+    images: dict[str, dict[str, None]] = {}
+    reached = -1
+    while True:
+        changes = catalogue.changes(generation_id, max(reached, 0))
+        for row in changes.added:
+            if row.kind is Kind.IMAGE:
+                images.setdefault(row.study_instance_uid, {})[row.sop_instance_uid] = None
+        if changes.sequence <= reached:
+            return {study: list(uids) for study, uids in images.items()}
+        reached = changes.sequence
+
+
+def _views(catalogue: Catalogue, study_instance_uid: str) -> dict[str, str]:
+    """Return the view of each instance of a study by its header: frontal, lateral or unknown."""
+    key = {"0020000D": {"vr": "UI", "Value": [study_instance_uid]}}
+    answers, _ = catalogue.find("IMAGE", key, 10_000)
+
+    def first(answer: dict[str, object], tag: str) -> str:
+        element = answer.get(tag)
+        values = element.get("Value") if isinstance(element, dict) else None
+        return str(values[0]) if values else ""
+
+    views = {}
+    for answer in answers:
+        position = first(answer, "00185101").upper()
+        words = normalised(f"{first(answer, '0008103E')} {position}")
+        views[first(answer, "00080018")] = (
+            "frontal" if position in _FRONTAL else "lateral" if position in _LATERAL else view_in(words)
+        )
+    return views
+
+
+def _value(study: StudyRecord, tag: str) -> str:
+    values = study.attributes.get(tag, {}).get("Value") or [""]
+    return str(values[0])
+
+
+def _age(text: str) -> str:
+    """Return whole years of an Age String (PS3.5, VR AS); "" where it says none."""
+    return str(int(text[:3])) if text[:3].isdigit() and text[3:] == "Y" else "0" if text[3:] in ("D", "W", "M") else ""
+
+
+def catalogue_examples(catalogue: Catalogue, renditions: Renditions, images: Path) -> Iterator[Example]:
+    """Yield every searchable image of the Catalogue with its study's prevailing report, labelled by its text.
+
+    Parameters
+    ----------
+    images : Path
+        Folder that gets each rendition as a PNG, for training to read. These are patients' images.
+    """
+    generation = catalogue.active_generation()
+    searchable = _searchable(catalogue, generation.generation_id) if generation else {}
+    images.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for study_uid, instances in searchable.items():
+        study = catalogue.studies([study_uid]).get(study_uid)
+        if study is None:                                           # deleted while this runs
+            continue
+        report, views = study.report, _views(catalogue, study_uid)
+        labels = label(report.findings, report.impression) if report else None
+        for sop_uid in instances:
+            key = catalogue.rendition_of(study_uid, sop_uid)
+            if key is None:
+                continue
+            path = images / f"{key}.png"
+            try:
+                if not path.exists():
+                    Image.fromarray(renditions.load(key)).save(path)
+            except RenditionDamaged as error:
+                click.echo(f"left out: {error}", err=True)
+                continue
+            yield Example(
+                dataset=CATALOGUE_DATASET, study_id=study_uid, patient_id=study.patient_key or study_uid, image=path,
+                view=views.get(sop_uid, "unknown"), findings=report.findings if report else "",
+                impression=report.impression if report else "", indication=report.indication if report else "",
+                labels={name: value for name, value in labels.items() if value is not None} if labels else None,
+                sex=_value(study, "00100040"), age=_age(_value(study, "00101010")), licence="the site's own",
+            )
+
+
+def catalogue_manifest(config: Config, path: Path, seed: int) -> Path:
+    """Write the site's own Catalogue as a manifest, its images beside it; return its path.
+
+    Raises
+    ------
+    NothingToTrainOn
+        If no image is searchable.
+    """
+    renditions = Renditions(config.storage.directory / "renditions")
+    examples = catalogue_examples(catalogue_of(config), renditions, path.parent / "images")
+    split = list(split_by_patient(examples, seed))
+    if not split:
+        raise NothingToTrainOn(
+            f"{config.storage.directory}: no image is searchable; send studies to the running service first"
+        )
+    path.touch(0o600)                                               # report texts
+    write_manifest(split, path)
+    return path
+
+
+def _site_manifest(config: Config, folder: Path, seed: int, resume: bool) -> Path:
+    """Return the Catalogue's manifest, kept as it is when a run goes on."""
+    path = folder / MANIFEST_FILE
+    if resume and path.exists():
+        return path
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError(
+            "torchrun with --from-catalogue: write the manifest first (cxrfind manifest --dataset catalogue --out "
+            f"{path}), then add --resume"
+        )
+    return catalogue_manifest(config, path, seed)
+
+
+# ---------------------------------------------------------------------------------------------- train
+
+
+def train(
+    experiment_file: Path | None,
+    out: Path,
+    resume: bool,
+    export: bool,
+    quiet: bool,
+    site: Config | None = None,
+) -> None:
+    """Run an experiment into ``out/run`` and export its best model into ``out/checkpoint``.
+
+    Under torchrun (RANK, WORLD_SIZE) every process trains its share; the first one writes and exports.
+
+    Parameters
+    ----------
+    experiment_file : Path or None
+        None: SITE_EXPERIMENT.
+    site : Config or None
+        Train on the Catalogue of this configuration instead of the experiment's manifest.
+    """
+    from encoders.training import trainer
+    from encoders.training.experiment import Experiment, load_experiment
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    experiment = load_experiment(experiment_file) if experiment_file else Experiment.model_validate(SITE_EXPERIMENT)
+    out.mkdir(parents=True, exist_ok=True)
+    path = experiment.data.manifest
+    if site is not None:
+        path = _site_manifest(site, out / "catalogue", experiment.seed, resume)
+    elif experiment_file and not path.exists():
+        path = experiment_file.parent / path                        # beside the experiment
+    data = experiment.data.model_copy(update={"manifest": path})
+    experiment = experiment.model_copy(update={"data": data})
+    with _bars(quiet or not first) as move:
+        best = trainer.train(experiment, out / RUN_FOLDER, resume, move)
+    if not first:
+        return
+    click.echo(f"best model: {best}; curves: {best.parent / trainer.CURVES_FILE}")
+    if export:
+        click.echo(f"checkpoint: {_export(out, experiment.name, sorted(_datasets_of(experiment.data.manifest)))}")
+
+
+def _datasets_of(path: Path) -> set[str]:
+    from encoders.training.manifest import read_manifest
+
+    return {sample.dataset for sample in read_manifest(path, "val") if sample.has_report}
+
+
+def _export(out: Path, name: str, with_reports: Sequence[str]) -> Path:
+    """Export a run; text and score calibration are fitted on the first data set with reports."""
+    from encoders.training.export import ExportOptions, export
+
+    if not with_reports:
+        raise EncodersError("no report in the val split, so scores cannot be calibrated; use --no-export")
+    preferred = [dataset for dataset in with_reports if dataset.startswith(ExportOptions().paired)]
+    paired = (preferred or list(with_reports))[0]
+    options = ExportOptions(name=name, paired=paired, card={"command": " ".join(sys.argv[1:])})
+    return export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, options)
+
+
+# ---------------------------------------------------------------------------------------------- evaluate
+
+
+def evaluate(
+    config: Config,
+    manifest: Path,
+    split: str | None,
+    checkpoint: Path | None,
+    against: Sequence[Path],
+    out: Path,
+    seeds: int,
+    limit: int,
+    baselines: bool,
+    quiet: bool,
+) -> None:
+    """Write results.json and report.html of a checkpoint, other checkpoints, baselines and chance."""
+    from encoders.evaluation import EvaluationOptions, write_page
+    from encoders.evaluation import evaluate as measure
+    from encoders.evaluation.systems import checkpoint_name, unique_name
+
+    encoders = {checkpoint_name(checkpoint): configured_encoder(config, checkpoint)}
+    for folder in against:
+        encoders[unique_name(checkpoint_name(folder), list(encoders))] = configured_encoder(config, folder)
+    with _bars(quiet) as move:
+        evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
+    page = write_page(evaluation, out)
+    reference, chance = evaluation.results["reference"], evaluation.results["chance"]
+    for pool in evaluation.results["pools"]:
+        lead = pool["retrieval"]["B"]["ndcg@10"]
+        mine, drawn = lead[reference], lead[chance]
+        click.echo(
+            f"{pool['source']}, {pool['view']}: NDCG@10 {mine['mean']:.3f} ({mine['low']:.3f} to {mine['high']:.3f}), "
+            f"chance {drawn['mean']:.3f}, mean AUC {pool['macro_auc'][reference]:.3f}, {mine['queries']} queries"
+        )
+    click.echo(f"report: {page}")

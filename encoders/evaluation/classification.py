@@ -1,0 +1,131 @@
+"""Finding probabilities: AUC, average precision, calibration; and the calibration of the similarity score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.base import FINDING_NAMES, Basis, Encoder, Float32, ReportText
+from encoders.evaluation.pools import ABNORMAL, Float, Pool
+from encoders.evaluation.systems import System
+from encoders.findings import label_array
+from encoders.training import metrics
+from encoders.training.calibration import expected_calibration_error
+
+#: A finding with fewer positives, or fewer negatives, has no row.
+LEAST_POSITIVES = 2
+BINS = 10
+AUC_ROUNDS = 200
+#: Pairs that the score's calibration is judged on, at most.
+MOST_PAIRS = 200_000
+
+
+def _auc_interval(scores: Float, truth: Float) -> tuple[float, float]:
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(0, len(truth), len(truth)) for _ in range(AUC_ROUNDS)]
+    values = np.array([metrics.auc(scores[rows], truth[rows]) for rows in drawn])
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def finding_table(system: System, pool: Pool) -> list[dict[str, Any]]:
+    """Return a row for each finding: positives, share (the AP of chance), AUC with interval, AP."""
+    if system.findings is None:
+        return []
+    probabilities = system.findings[pool.rows].astype(np.float64)
+    table = []
+    for column, name in enumerate(FINDING_NAMES):
+        truth, scores = pool.labels[:, column], probabilities[:, column]
+        known = ~np.isnan(truth) & ~np.isnan(scores)
+        truth, scores = truth[known], scores[known]
+        if truth.sum() < LEAST_POSITIVES or (1 - truth).sum() < LEAST_POSITIVES:
+            continue
+        low, high = _auc_interval(scores, truth)
+        table.append(
+            {
+                "finding": name,
+                "positives": int(truth.sum()),
+                "share": float(truth.mean()),
+                "auc": metrics.auc(scores, truth),
+                "low": low,
+                "high": high,
+                "ap": float(metrics.average_precision(scores[None], truth[None], None, None, "all")[0]),
+            }
+        )
+    return table
+
+
+def macro_auc(table: list[dict[str, Any]]) -> float:
+    """Return the AUC averaged over the findings proper; NaN without any."""
+    values = [row["auc"] for row in table if row["finding"] != "No Finding"]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def reliability(probability: Float, truth: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return ECE, and predicted and observed share in bins of equal size."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), min(BINS, len(probability)))
+    return {
+        "n": len(probability),
+        "ece": expected_calibration_error(probability, truth),
+        "predicted": [float(probability[part].mean()) for part in parts],
+        "observed": [float(truth[part].mean()) for part in parts],
+    }
+
+
+def finding_calibration(system: System, pool: Pool) -> dict[str, Any] | None:
+    """Return the reliability of all finding probabilities of a pool together."""
+    if system.findings is None:
+        return None
+    probability, truth = system.findings[pool.rows].astype(np.float64), pool.labels
+    known = ~np.isnan(truth) & ~np.isnan(probability)
+    known[:, 0] = False                                             # No Finding is what the others leave
+    return reliability(probability[known], truth[known] > 0.5) if known.any() else None
+
+
+def score_calibration(encoder: Encoder, vectors: Float32, pool: Pool, seed: int = 0) -> dict[str, Any] | None:
+    """Return the reliability of the score of image pairs of different patients: P(both share an abnormal finding)."""
+    coded = np.isfinite(vectors).all(1) & ~np.isnan(pool.labels).all(1)
+    rows = np.flatnonzero(coded)
+    above = np.triu(np.ones((len(rows), len(rows)), dtype=bool), 1)
+    pairs = np.argwhere(above & ~pool.same_patient[np.ix_(rows, rows)])
+    if len(pairs) == 0:
+        return None
+    if len(pairs) > MOST_PAIRS:
+        pairs = pairs[np.random.default_rng(seed).permutation(len(pairs))[:MOST_PAIRS]]
+    known = np.nan_to_num(pool.labels[rows][:, ABNORMAL])
+    cosines = metrics.cosine_ranking(vectors[rows], vectors[rows])[pairs[:, 0], pairs[:, 1]]
+    shared = (known @ known.T > 0)[pairs[:, 0], pairs[:, 1]]
+    scores = encoder.score(cosines.astype(np.float32), Basis.IMAGE, Basis.IMAGE)
+    return reliability(np.asarray(scores, dtype=np.float64), shared)
+
+
+def labeler_table(pool: Pool) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of the report labeler against the manifest's codes; uncertain is negative."""
+    rows = [
+        row for row, sample in enumerate(pool.samples) if sample.has_report and not np.isnan(pool.labels[row]).all()
+    ]
+    if not rows:
+        return []
+    found = label_array([ReportText(pool.samples[row].findings, pool.samples[row].impression) for row in rows]) == 1
+    table = []
+    for column, name in enumerate(FINDING_NAMES[1:], start=1):
+        truth = pool.labels[rows, column]
+        known = ~np.isnan(truth)
+        coded, claimed = truth[known] > 0.5, found[known, column]
+        hits, alarms, misses = (int(part.sum()) for part in (coded & claimed, ~coded & claimed, coded & ~claimed))
+        if hits + misses == 0:
+            continue
+        table.append(
+            {
+                "finding": name,
+                "coded": hits + misses,
+                "precision": hits / max(1, hits + alarms),
+                "recall": hits / (hits + misses),
+                "f1": 2 * hits / (2 * hits + alarms + misses),
+            }
+        )
+    return table

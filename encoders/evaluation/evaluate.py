@@ -1,0 +1,187 @@
+"""One evaluation: encode once, then every figure of every system in every pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoders.base import Encoder, Float32
+from encoders.evaluation import classification, retrieval, systems
+from encoders.evaluation.cross_modal import cross_modal
+from encoders.evaluation.pools import Float, Pool, load_samples, pools, text_of
+from encoders.evaluation.subgroups import subgroups
+from encoders.evaluation.systems import System
+from encoders.training.manifest import ManifestError, Sample
+
+#: (what, done, of)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """What an evaluation decides.
+
+    Attributes
+    ----------
+    split : str or None
+        Only these rows of the manifest; None: all.
+    seeds : int
+        How often chance and the control are drawn.
+    limit : int
+        Studies of each source, at most (the cost grows with its square); 0: all.
+    baselines : bool
+        False: only the checkpoints, chance and the control.
+    """
+
+    split: str | None = None
+    seeds: int = 3
+    limit: int = 2000
+    baselines: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolResult:
+    """What the plots need of one pool beside its figures."""
+
+    pool: Pool
+    vectors: Float32                                                # of the first checkpoint, NaN rows without
+    lead: Float                                                     # its NDCG@10 of each query, NaN where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures as JSON, and what the page draws from."""
+
+    results: dict[str, Any]
+    pools: tuple[PoolResult, ...] = field(default_factory=tuple)
+
+
+def _all_systems(
+    samples: Sequence[Sample], encoders: Mapping[str, Encoder], options: EvaluationOptions, progress: Progress
+) -> tuple[list[System], tuple[str, ...], list[Pool]]:
+    models: list[System] = []
+    faults: tuple[str, ...] = ()
+    for name, encoder in encoders.items():
+        model, faults = systems.checkpoint_system(name, encoder, samples, partial(progress, f"encode {name}"))
+        models.append(model)
+    readable = np.flatnonzero(np.isfinite(models[0].runs[0]).all(1))
+    chosen = pools(samples, readable.tolist())
+    if not chosen:
+        raise ManifestError("no source has enough readable images of one view to judge; at least 20 studies are needed")
+    rest = [systems.shuffled_system(models[0], [pool.rows.tolist() for pool in chosen], options.seeds)]
+    if options.baselines:
+        rest.append(systems.classifier_system(models[0]))
+        rest += systems.pixel_systems(samples, partial(progress, "encode baselines"))
+        words = systems.tfidf_system([text_of(sample) for sample in samples])
+        rest += [words] if words else []
+    return [*models, *rest, systems.random_system(len(samples), options.seeds)], faults, chosen
+
+
+def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dict[str, dict[str, Float]]]:
+    """Return a pool's retrieval tables, and protocol B's values of each system by query."""
+    excluded = pool.same_patient
+    graded: dict[str, dict[str, Float]] = {}
+    paper: dict[str, dict[str, Float]] = {}
+    headings: dict[str, dict[str, Float]] = {}
+    curves, findings = {}, {}
+    for system in every:
+        ranking = retrieval.rank(system, pool)
+        if len(ranking.rows) < len(pool.rows) / 2:
+            continue                                                # TF-IDF where few images have a report
+        graded[system.name] = retrieval.graded(ranking, pool.abnormal, excluded)
+        paper[system.name] = retrieval.protocol_a(ranking, pool.labels, excluded)
+        if pool.headings.shape[1]:
+            headings[system.name] = retrieval.graded(ranking, pool.headings, excluded)
+        curves[system.name] = retrieval.by_k(ranking, pool.abnormal, excluded)
+        findings[system.name] = retrieval.by_finding(ranking, pool.labels, excluded)
+    reference = every[0].name
+    tables = {
+        "B": retrieval.summarised(graded, reference),
+        "A": retrieval.summarised(paper, reference),
+        "headings": retrieval.summarised(headings, reference) if headings else {},
+        "by_k": {"k": list(retrieval.KS), **curves},
+        "by_finding": findings,
+    }
+    return tables, graded
+
+
+def _judge(
+    pool: Pool, every: Sequence[System], encoders: Mapping[str, Encoder]
+) -> tuple[dict[str, Any], PoolResult] | None:
+    if np.nansum(pool.abnormal) < retrieval.LEAST_QUERIES:
+        return None                                                 # nobody to look for: normal films only
+    model = every[0]
+    tables, graded = _retrieval(pool, every)
+    lead = graded[model.name][retrieval.LEAD]
+    models = [system for system in every if system.name in encoders]
+    vectors = model.runs[0][pool.rows]
+    found = {system.name: classification.finding_table(system, pool) for system in models}
+    result = {
+        "source": pool.source,
+        "view": pool.view,
+        "images": len(pool.rows),
+        "coded": int((~np.isnan(pool.labels).all(1)).sum()),
+        "retrieval": tables,
+        "cross_modal": {
+            system.name: figures for system in models if (figures := cross_modal(system, pool)) is not None
+        },
+        "findings": found,
+        "macro_auc": {name: classification.macro_auc(table) for name, table in found.items()},
+        "calibration": {
+            system.name: {
+                "findings": classification.finding_calibration(system, pool),
+                "score": classification.score_calibration(encoders[system.name], system.runs[0][pool.rows], pool),
+            }
+            for system in models
+        },
+        "subgroups": subgroups(model, pool, lead, graded[systems.RANDOM][retrieval.LEAD]),
+        "labeler": classification.labeler_table(pool),
+    }
+    return result, PoolResult(pool, vectors, lead)
+
+
+def evaluate(
+    manifest: Path, encoders: Mapping[str, Encoder], options: EvaluationOptions, progress: Progress | None = None
+) -> Evaluation:
+    """Return every figure of the manifest's images.
+
+    Parameters
+    ----------
+    encoders : mapping of name to Encoder
+        The first one is the reference: subgroups, calibration plots and contact sheets are its own, and every other
+        system is compared with it, query by query.
+
+    Raises
+    ------
+    ManifestError
+        If the manifest has nothing to judge.
+    """
+    tell = progress or (lambda *_: None)
+    samples = load_samples(manifest, options.split, options.limit, seed=0)
+    every, faults, chosen = _all_systems(samples, encoders, options, tell)
+    judged = []
+    for done, pool in enumerate(chosen):
+        tell("judge", done, len(chosen))
+        judged.append(_judge(pool, every, encoders))
+    tell("judge", len(chosen), len(chosen))
+    kept = [each for each in judged if each is not None]
+    if not kept:
+        raise ManifestError(f"{manifest}: no image is coded with an abnormal finding; fill the column chexpert")
+    results = {
+        "manifest": manifest.name,
+        "split": options.split,
+        "seeds": options.seeds,
+        "limit": options.limit,
+        "images": len(samples),
+        "unreadable": len(faults),
+        "reference": every[0].name,
+        "chance": systems.RANDOM,
+        "systems": [{"name": system.name, "note": system.note} for system in every],
+        "pools": [result for result, _ in kept],
+    }
+    return Evaluation(results, tuple(drawn for _, drawn in kept))
