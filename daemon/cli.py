@@ -173,7 +173,9 @@ def send(folder: Path, peer: tuple[str, str, int], calling: str, quiet: bool) ->
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write DICOM files into this folder.")
 @click.option("--to", "peer", type=Peer(), help="Send them by C-STORE, for instance CXRFIND@127.0.0.1:11112.")
 @click.option("--size", default="", help="ROWSxCOLUMNS, for instance 1024x1024; default: full size, varied.")
-@click.option("--transfer-syntax", default="mixed", show_default=True, help="UID or keyword, or mixed.")
+@click.option("--transfer-syntax", default="mixed", show_default=True, help="UID, or a name such as jpeg-ls, or mixed.")
+@click.option("--bits", type=click.IntRange(8, 16), help="Bits stored; default: 8 to 16, varied.")
+@click.option("--photometric", type=click.Choice(["MONOCHROME1", "MONOCHROME2"]), help="Default: both.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def simulate(**options: Any) -> None:
     """Make synthetic chest X-ray studies with reports as structured reports; nobody mistakes them for patients."""

@@ -258,7 +258,7 @@ def run(dicom: Path | None, studies: int, out: Path) -> int:
     folder = dicom or out / "dicom"
     if dicom is None:
         shutil.rmtree(folder, ignore_errors=True)
-        transfer.simulate(studies, 7, folder, None, "1024x1024", "mixed", quiet=False)
+        transfer.simulate(studies, 7, folder, None, "1024x1024", "mixed", None, None, quiet=False)
     environment = _environment(out / "data")
     os.environ.update(environment)
     config = load()

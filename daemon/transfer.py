@@ -47,7 +47,15 @@ def send(folder: Path, peer: Peer, calling: str, quiet: bool, title: str = "send
 
 
 def simulate(
-    studies: int, seed: int, out: Path | None, peer: Peer | None, size: str, transfer_syntax: str, quiet: bool
+    studies: int,
+    seed: int,
+    out: Path | None,
+    peer: Peer | None,
+    size: str,
+    transfer_syntax: str,
+    bits: int | None,
+    photometric: str | None,
+    quiet: bool,
 ) -> int:
     """Write synthetic studies into a folder, or send them, or both."""
     from encoders.phantom import write_studies
@@ -65,8 +73,8 @@ def simulate(
         folder.mkdir(parents=True, exist_ok=True)
         with progress_bar("drawing", quiet) as move:
             paths = write_studies(
-                folder, studies, seed, size=rows_columns, transfer_syntax=transfer_syntax,
-                progress=lambda done: move(done, studies),
+                folder, studies, seed, size=rows_columns, transfer_syntax=transfer_syntax, bits=bits,
+                photometric=photometric, progress=lambda done: move(done, studies),
             )
         if out is not None:
             click.echo(f"{studies} synthetic studies, {len(paths)} objects: {out}", err=True)

@@ -269,6 +269,24 @@ class Spool:
         )
         return self._object(rows[0][0]) if rows else None
 
+    def forget(self, sop_instance_uids: Iterable[str]) -> int:
+        """Erase what was kept of SOP instances, files and journal; return how many objects.
+
+        Sent again they are taken again. What waits or is being read is left: it is not known elsewhere yet.
+        """
+        names: list[str] = []
+        with self._journal.transaction() as write:
+            for uid in sop_instance_uids:
+                names += [
+                    row[0] for row in write.execute(
+                        "DELETE FROM objects WHERE sop_instance_uid = ? AND state IN ('done', 'quarantined')"
+                        " RETURNING name", (uid,),
+                    ).fetchall()
+                ]
+        for name in names:
+            self._object(name).unlink(missing_ok=True)
+        return len(names)
+
     def depth(self) -> int:
         """Return how many objects wait or are being worked on."""
         counts = self._journal.read(

@@ -284,3 +284,22 @@ def test_a_journal_of_another_layout_is_refused_with_the_cure(spool):
 
 def test_only_the_service_can_look_into_the_spool(spool):
     assert os.stat(spool.directory).st_mode & 0o077 == 0
+
+
+def test_what_is_forgotten_leaves_no_file_and_is_taken_again(spool):
+    first, other = put(spool, "1.2.3", b"data"), put(spool, "1.2.4", b"other")
+    spool.claim(2, "w")
+    spool.finish([first.spool_id, other.spool_id], keep=True)
+    assert spool.forget(["1.2.3"]) == 1
+    assert spool.original("1.2.3") is None
+    assert spool.original("1.2.4") is not None
+    assert len(files_of(spool)) == 1
+    assert not put(spool, "1.2.3", b"data").duplicate
+    assert spool.depth() == 1
+
+
+def test_what_a_worker_has_in_hand_is_not_forgotten(spool):
+    put(spool, "1.2.3", b"data")
+    (claimed,) = spool.claim(1, "w")
+    assert spool.forget(["1.2.3"]) == 0
+    spool.finish([claimed.spool_id], keep=True)
