@@ -284,9 +284,17 @@ def _jpeg2000(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded
     halvings = _halvings(stream, short_side)
     if not halvings or stream.components != 1 or not 8 <= stream.precision <= 16:
         return Decoded(_signed(imagecodecs.jpeg2k_decode(frame), stream.precision, layout))
-    with Image.open(io.BytesIO(frame[frame.index(b"\xff\x4f\xff\x51"):])) as image:
-        image.reduce = halvings                                         # type: ignore[method-assign, assignment]
-        values = np.asarray(image)
+    codestream = frame[frame.index(b"\xff\x4f\xff\x51"):]
+    values = None
+    while values is None:
+        try:
+            with Image.open(io.BytesIO(codestream)) as image:
+                image.reduce = halvings                                 # type: ignore[method-assign, assignment]
+                values = np.asarray(image)
+        except OSError:                             # some valid streams lack what the fewest levels need
+            if not halvings:
+                raise
+            halvings -= 1
     # Pillow moves samples to the top of its 8 or 16 bits, and signed ones up by half their range.
     values = values >> (values.dtype.itemsize * 8 - stream.precision)
     if stream.signed:

@@ -87,6 +87,10 @@ class Service:
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )
 
+    def send(self) -> subprocess.CompletedProcess[str]:
+        """Send the folder ``dicom`` by C-STORE."""
+        return self.command("send", str(self.directory / "dicom"), "--to", f"CXRFIND@127.0.0.1:{self.ingest_port}")
+
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
         return answer

@@ -22,7 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("main-path")
     write_studies(folder / "dicom", STUDIES, 5, size=(400, 400))
     with running(folder) as started:
-        sent = started.command("send", str(folder / "dicom"), "--to", f"CXRFIND@127.0.0.1:{started.ingest_port}")
+        sent = started.send()
         assert sent.returncode == 0, sent.stderr
         started.wait_until_searchable()
         yield started
@@ -42,8 +42,7 @@ def test_everything_that_was_sent_is_searchable(service: Service):
 
 def test_a_study_that_is_sent_twice_is_there_once(service: Service):
     before = service.status()
-    again = service.command("send", str(service.directory / "dicom"), "--to", f"CXRFIND@127.0.0.1:{service.ingest_port}")
-    assert again.returncode == 0
+    assert service.send().returncode == 0
     facts = service.wait_until_searchable()
     assert facts["instances"] == before["instances"]
     assert facts["images_searchable"] == before["images_searchable"]
@@ -98,7 +97,7 @@ def test_an_erased_study_is_found_no_more_and_can_be_sent_again(service: Service
     assert erased.returncode == 0, erased.stderr
     wait_until(lambda: service.status()["studies"] == STUDIES - 1, "the study has left")
     assert gone not in [row["study_instance_uid"] for row in matches(service, "--text", "effusion", "--k", "50")]
-    service.command("send", str(service.directory / "dicom"), "--to", f"CXRFIND@127.0.0.1:{service.ingest_port}")
+    service.send()
     wait_until(lambda: service.status()["studies"] == STUDIES, "the study is back")
 
 

@@ -108,3 +108,9 @@ def test_report_text_of_a_real_basic_text_sr_is_found(real_dicom):
     assert len(content.findings.split()) > 100
     assert len(content.impression.split()) > 10
     assert content.state == "PRELIMINARY"
+
+
+@pytest.mark.parametrize("short_side", [64, 224, 512, 4096])
+def test_a_jpeg_2000_radiograph_is_read_at_every_size(short_side, real_dicom):
+    content = read_instance(real_dicom / "cxr" / "pydicom-data__RG1_J2KI.dcm", short_side).content
+    assert min(content.pixels.shape) >= min(short_side, 1500)
