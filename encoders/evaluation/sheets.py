@@ -94,15 +94,16 @@ def contact_sheets(drawn: PoolResult, each: int = 3, seed: int = 0) -> list[Shee
     A hit: the first match shares an abnormal finding. A near miss: the first does not, one of the next four does. A
     failure: none of the first five does although the pool holds one.
     """
-    pool, finite = drawn.pool, np.isfinite(drawn.vectors).all(1)
+    pool = drawn.pool
+    finite: np.ndarray = np.isfinite(drawn.vectors).all(1)
     cosines = metrics.cosine_ranking(np.nan_to_num(drawn.vectors), np.nan_to_num(drawn.vectors))
     cosines[pool.same_patient | ~finite[None]] = -np.inf
     known = np.nan_to_num(pool.abnormal)
-    shared = known @ known.T > 0
     kinds: dict[str, list[int]] = {"hit": [], "near miss": [], "failure": []}
     for query in np.flatnonzero(finite & ~np.isnan(drawn.lead)).tolist():
-        first: np.ndarray = shared[query, np.argsort(-cosines[query], kind="stable")[:_MATCHES]]
-        kinds["hit" if first[0] else "near miss" if first.any() else "failure"].append(query)
+        best = np.argsort(-cosines[query], kind="stable")[:_MATCHES]
+        shares = [bool(known[query] @ known[row] > 0) for row in best]
+        kinds["hit" if shares[0] else "near miss" if any(shares) else "failure"].append(query)
     generator = np.random.default_rng(seed)
     return [
         _sheet(drawn, cosines, query, kind)
