@@ -131,10 +131,8 @@ def _find(config: Config, keys: dict[str, Any], private_keys: dict[str, Any]) ->
     identifier.StudyInstanceUID = ""
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
-    block = identifier.private_block(private.GROUP, private.CREATOR, create=True)
     for name, value in {"Rank": None, "Score": None, "BestMatchSOPInstanceUID": None, **private_keys}.items():
-        element = private.BY_KEYWORD[name]
-        block.add_new(element.offset, element.vr, value)
+        private.add(identifier, name, value)
     ae = AE(ae_title="CXRFIND-DEMO")
     ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
     association = ae.associate(config.similar.host, config.similar.port, ae_title=config.similar.ae_title)
@@ -146,17 +144,12 @@ def _find(config: Config, keys: dict[str, Any], private_keys: dict[str, Any]) ->
             if status.Status not in (0x0000, 0xFF00, 0xFF01):
                 raise DemoFailed(f"C-FIND answered 0x{status.Status:04X} {status.get('ErrorComment', '')}")
             if answer is not None:
-                answered = answer.private_block(private.GROUP, private.CREATOR)
-
-                def value_of(keyword: str, answered: Any = answered) -> Any:
-                    return answered[private.BY_KEYWORD[keyword].offset].value
-
                 rows.append(
                     Row(
-                        rank=int(value_of("Rank")),
-                        score=float(value_of("Score")),
+                        rank=int(private.get(answer, "Rank")),
+                        score=float(private.get(answer, "Score")),
                         study_instance_uid=str(answer.StudyInstanceUID),
-                        best_sop_instance_uid=str(value_of("BestMatchSOPInstanceUID") or ""),
+                        best_sop_instance_uid=str(private.get(answer, "BestMatchSOPInstanceUID") or ""),
                     )
                 )
     finally:

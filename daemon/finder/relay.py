@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from daemon.status import (
     UNABLE_TO_PERFORM_SUBOPERATIONS,
     Outcome,
 )
+from daemon.tls import tls_client
 from encoders.readers.table import TRANSFER_SYNTAXES
 from storage.base import Catalogue
 
@@ -134,7 +134,7 @@ def connection(
     if not contexts:
         yield None                                  # nothing to send: nobody needs to be called
         return
-    tls_args = (_client_context(tls), None) if tls is not None and tls.certificate else None
+    tls_args = tls_client(tls, destination.address) if tls is not None else None
     association = AE(ae_title=ae_title).associate(
         destination.address, destination.port, contexts=contexts[:_MAXIMUM_CONTEXTS],
         ae_title=destination.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)], tls_args=tls_args,
@@ -150,13 +150,6 @@ def connection(
 
 def _no_delay(event: Any) -> None:
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _client_context(tls: TlsSection) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca or None)
-    context.check_hostname = False                  # DICOM peers are known by address and certificate (PS3.15 B)
-    context.load_cert_chain(tls.certificate, tls.key or None)
-    return context
 
 
 def send_all(exchange: Exchange, association: Any, originals: Originals, originator: str | None = None) -> None:
