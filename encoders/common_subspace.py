@@ -27,7 +27,7 @@ from encoders.preprocess import Preprocessing, squeeze, standardise
 from encoders.towers.gate import ChestGate
 from encoders.towers.image import build_image_tower
 from encoders.towers.model import MultimodalModel
-from encoders.towers.projection import Projection, sigmoid, unit_rows
+from encoders.towers.projection import Projection, image_slots, sigmoid, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower, build_text_tower, report_text
 
@@ -75,7 +75,8 @@ class CommonSubspaceEncoder:
             dict(space["outputs"]),
             normalised_logits=bool(space["normalised_logits"]),
         )
-        model = MultimodalModel(tower, text, subspace, shape["image"]["attention"])
+        direct = bool(space["direct"])
+        model = MultimodalModel(tower, text, subspace, shape["image"]["attention"], direct=direct)
         model.load_state_dict(
             {
                 name: value.float() if value.is_floating_point() else value
@@ -84,9 +85,8 @@ class CommonSubspaceEncoder:
         )
         self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._projection = Projection(
-            tuple(card["projection"]["heads"]),
             {m: _array(tensors[f"projection.centre.{m}"]) for m in (IMAGE, TEXT)},
-            _array(tensors["projection.matrix"]),
+            {m: _array(tensors[f"projection.matrix.{m}"]) for m in (IMAGE, TEXT)},
         )
         gate = {name: _array(value) for name, value in _part(tensors, "gate.").items()}
         self._gate = ChestGate(**gate, offset=float(card["gate"]["offset"])) if gate else None
@@ -126,38 +126,35 @@ class CommonSubspaceEncoder:
             squared = [squeeze(image, size) for image in images]
         return standardise(np.stack(squared), self.constants)
 
-    def _image_outputs(self, images: Sequence[Float32]) -> tuple[Float32, Float32, dict[str, Float32]]:
-        """Return pooled features, embeddings and the logits of every head."""
-        features, embeddings = [], []
-        heads: dict[str, list[Float32]] = {name: [] for name in self._model.subspace.coupling}
+    def _image_outputs(self, images: Sequence[Float32]) -> tuple[Float32, Float32, Float32, Float32]:
+        """Return pooled features, embeddings, and the logits of findings and of the view."""
+        parts: list[tuple[Tensor, ...]] = []
+        model = self._model
         with torch.inference_mode():
             for start in range(0, len(images), CHUNK):
                 batch = torch.from_numpy(self._inputs(images[start : start + CHUNK])).unsqueeze(1)
-                pooled, embedding = self._model.embed_images(batch.to(self._device, memory_format=torch.channels_last))
-                features.append(_array(pooled.cpu()))
-                embeddings.append(_array(embedding.cpu()))
-                for name, parts in heads.items():
-                    parts.append(_array(self._model.subspace.predict(embedding, name).cpu()))
-        return np.concatenate(features), np.concatenate(embeddings), {n: np.concatenate(p) for n, p in heads.items()}
+                pooled, embedding = model.embed_images(batch.to(self._device, memory_format=torch.channels_last))
+                findings = model.subspace.predict(embedding, "findings")
+                if "findings" in model.direct:
+                    findings = findings + model.direct["findings"](pooled)
+                parts.append((pooled, embedding, findings, model.subspace.predict(embedding, "view")))
+        features, embedding, findings, view = (_array(torch.cat(column).cpu()) for column in zip(*parts, strict=True))
+        return features, embedding, findings, view
 
     def encode_images(self, images: Sequence[Float32]) -> ImageEncoding:
         """Encode images, each float32 (rows, columns) 0..1, larger brighter, any size."""
         if not images:
             none = np.zeros(0, np.float32)
             return ImageEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32), none, none)
-        features, embedding, logits = self._image_outputs(images)
-        vectors = self._projection(embedding, logits, IMAGE)
-        findings = sigmoid(logits["findings"] * self._slope + self._offset)
+        features, embedding, findings, view = self._image_outputs(images)
+        vectors = self._projection(image_slots(features, embedding), IMAGE)
         chest = self._gate(features) if self._gate else np.ones(len(images), np.float32)
-        return ImageEncoding(vectors, findings, chest, sigmoid(logits["view"][:, 0]))
+        return ImageEncoding(vectors, sigmoid(findings * self._slope + self._offset), chest, sigmoid(view[:, 0]))
 
     def _vectors_of_texts(self, texts: Sequence[str]) -> Float32:
         with torch.inference_mode():
-            embedding = self._model.embed_texts(texts)
-            logits = {
-                name: _array(self._model.subspace.predict(embedding, name).cpu()) for name in self._projection.heads
-            }
-        return self._projection(_array(embedding.cpu()), logits, TEXT)
+            features, embedding = self._model.embed_texts(texts)
+        return self._projection(text_slots(_array(features.cpu()), _array(embedding.cpu())), TEXT)
 
     def encode_reports(self, reports: Sequence[ReportText]) -> ReportEncoding:
         """Encode reports; their findings are those of the rule-based labeler (encoders.findings)."""

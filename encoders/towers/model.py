@@ -23,10 +23,24 @@ class MultimodalModel(nn.Module):
     attention : str
         ``none``: the whole image. ``crop``: the region that its feature maps attend to instead (the paper's deep
         descriptors). ``both``: the mean of the two.
+    direct : bool
+        Predict from the pooled image features, too, by one linear layer each: a second opinion that does not pass
+        through the shared encoder, and a shorter way for the gradient.
+
+    Attributes
+    ----------
+    normal : Tensor (channels,)
+        Running mean of the descriptors of normal images while training; zeros before.
     """
 
     def __init__(
-        self, image_tower: ImageTower, text_tower: TextTower, subspace: CommonSubspace, attention: str = "none"
+        self,
+        image_tower: ImageTower,
+        text_tower: TextTower,
+        subspace: CommonSubspace,
+        attention: str = "none",
+        *,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ATTENTION:
@@ -36,6 +50,12 @@ class MultimodalModel(nn.Module):
         self.text_module = text_tower.module
         self.subspace = subspace
         self.attention = attention
+        outputs = subspace.outputs if direct else {}
+        self.direct = nn.ModuleDict({name: nn.Linear(image_tower.channels, n) for name, n in outputs.items()})
+        for parameter in self.direct.parameters():
+            nn.init.zeros_(parameter)
+        self.normal: Tensor
+        self.register_buffer("normal", torch.zeros(image_tower.channels))
 
     def image_features(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, channels)
         maps = self.image_tower(images)
@@ -47,6 +67,11 @@ class MultimodalModel(nn.Module):
         focused: Tensor = self.image_tower(attended).float().mean((2, 3))
         return focused if self.attention == "crop" else (pooled + focused) / 2
 
+    @staticmethod
+    def descriptor(features: Tensor) -> Tensor:
+        """Return square roots of pooled features: they tame the few channels that are large."""
+        return (features.clamp_min(0) + 1e-4).sqrt()
+
     def embed_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled features (n, channels) and embeddings in the common subspace (n, dim), not normalised."""
         features = self.image_features(images)
@@ -56,7 +81,8 @@ class MultimodalModel(nn.Module):
         embedding: Tensor = self.subspace(self.text_module(prepared), TEXT)
         return embedding
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings of texts (n, dim), not normalised."""
+    def embed_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return text features (n, width) and embeddings in the common subspace (n, dim), not normalised."""
         device = next(self.subspace.parameters()).device
-        return self.embed_prepared(self.text_tower.prepare(texts).to(device))
+        features: Tensor = self.text_module(self.text_tower.prepare(texts).to(device))
+        return features, self.subspace(features, TEXT)

@@ -1,13 +1,15 @@
-"""From a subspace embedding and its predictions to the vector that is indexed.
+"""From what the towers say to the vector that is indexed, images and reports in one space.
 
-Both modalities fill the same slots: the unit embedding, then the square roots of the predicted probabilities (the
-Hellinger map: the inner product of two roots is the Bhattacharyya overlap). Each modality is centred on its own mean,
-which takes the gap between image and report vectors away; one linear map weights and rotates the slots.
+An image fills its slots with its descriptor (square roots of pooled features) and its unit subspace embedding, a report
+with its text features and its embedding. Each modality is centred near its *normal* studies: seen from there, abnormal
+studies lie in the direction of their findings and normal ones in no common direction, so that a high cosine means a
+shared abnormality and not shared health. One linear map per modality leads into the common coordinates; the report's
+was fitted to land where the paired images do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +30,29 @@ def sigmoid(logits: Float32) -> Float32:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), dtype=np.float32)
 
 
-def slots(embedding: Float32, logits: Mapping[str, Float32], heads: Sequence[str]) -> Float32:
-    """Return (n, slots): unit embedding, then √probability of each head in turn."""
-    return np.concatenate([unit_rows(embedding), *[np.sqrt(sigmoid(logits[head])) for head in heads]], axis=1)
+def descriptor(features: Float32) -> Float32:
+    """Return square roots of pooled features, as MultimodalModel.descriptor does."""
+    return np.sqrt(np.maximum(features, 0) + np.float32(1e-4))
+
+
+def image_slots(features: Float32, embedding: Float32) -> Float32:
+    """Return (n, channels + dim): descriptor, unit embedding."""
+    return np.concatenate([descriptor(features), unit_rows(embedding)], axis=1)
+
+
+def text_slots(features: Float32, embedding: Float32) -> Float32:
+    """Return (n, width + dim): unit text features, unit embedding."""
+    return np.concatenate([unit_rows(features), unit_rows(embedding)], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Centre of each modality (slots,), and the common map (slots, dim)."""
+    """Centre (slots,) and map (slots, dim) of each modality."""
 
-    heads: tuple[str, ...]
     centre: Mapping[str, Float32]
-    matrix: Float32
+    matrix: Mapping[str, Float32]
 
-    def __call__(self, embedding: Float32, logits: Mapping[str, Float32], modality: str) -> Float32:
-        """Return unit vectors (n, dim)."""
-        raw = slots(embedding, logits, self.heads)
-        return unit_rows(np.asarray((raw - self.centre[modality]) @ self.matrix, dtype=np.float32))
+    def __call__(self, raw: Float32, modality: str) -> Float32:
+        """Return unit vectors (n, dim) of filled slots."""
+        moved = (raw - self.centre[modality]) @ self.matrix[modality]
+        return unit_rows(np.asarray(moved, dtype=np.float32))

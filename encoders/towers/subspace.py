@@ -46,6 +46,7 @@ class CommonSubspace(nn.Module):
         self.third = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
         self.coupling = nn.ModuleDict({name: nn.Linear(dim, columns) for name, columns in outputs.items()})
+        self.outputs = dict(outputs)
         self.scale = nn.Parameter(torch.tensor(8.0)) if normalised_logits else None
 
     def forward(self, features: Tensor, modality: str) -> Tensor:  # (n, width) -> (n, dim)

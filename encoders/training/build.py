@@ -64,7 +64,8 @@ def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[
         dropout=space.dropout,
         normalised_logits=space.normalised_logits,
     )
-    return MultimodalModel(image, text, subspace, experiment.image.attention).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    model = MultimodalModel(image, text, subspace, experiment.image.attention, direct=space.direct)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def load_run(folder: Path) -> Trained:

@@ -74,6 +74,7 @@ class SubspaceSection(_Section):
     dim: int = Field(512, ge=8)
     dropout: float = Field(0.0, ge=0, lt=1)
     normalised_logits: bool = False
+    direct: bool = Field(False, description="linear predictions from the pooled image features, too")
 
 
 class LossSection(_Section):
@@ -89,6 +90,8 @@ class LossSection(_Section):
     contrastive: float = Field(0.0, ge=0, description="Jaccard-weighted, image to image within a source")
     crossmodal: float = Field(0.0, ge=0, description="image to its own report (InfoNCE, both directions)")
     graded_crossmodal: float = Field(0.0, ge=0, description="Jaccard-weighted, image to all reports")
+    direct: float = Field(0.0, ge=0, description="of the direct predictions, findings and auxiliary")
+    descriptor: float = Field(0.0, ge=0, description="Jaccard-weighted contrast of pooled features around the normal")
     smooth_ap: float = Field(0.0, ge=0)
     temperature: float = Field(0.1, gt=0)
 

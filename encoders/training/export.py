@@ -16,7 +16,7 @@ from encoders.checkpoint import FORMAT, WEIGHTS_FILE, write_card
 from encoders.preprocess import Preprocessing, standardise
 from encoders.towers.gate import ChestGate
 from encoders.towers.model import MultimodalModel
-from encoders.towers.projection import Projection, unit_rows
+from encoders.towers.projection import Projection, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import Trained, load_run
@@ -24,9 +24,9 @@ from encoders.training.calibration import platt, score_knots
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
-from encoders.training.project import ProjectionOptions, fit_projection
+from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts
 from encoders.training.trainer import select
-from encoders.training.validation import frontal_rows, run
+from encoders.training.validation import finding_logits, frontal_rows, run
 
 _ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
@@ -37,8 +37,6 @@ class ExportOptions:
 
     Attributes
     ----------
-    paired : str
-        Prefix of the data set that projection of texts and score calibration are fitted on.
     report_weight : float
         Weight of the report in a fused (JOINT) vector.
     keep_chest : float
@@ -52,7 +50,6 @@ class ExportOptions:
     """
 
     name: str = "cxrfind-mmdl"
-    paired: str = "iu-xray"
     projection: ProjectionOptions = field(default_factory=ProjectionOptions)
     report_weight: float = 0.5
     keep_chest: float = 0.995
@@ -143,7 +140,7 @@ def _tensors(trained: Trained, projection: Projection, gate: ChestGate) -> dict[
     kept = {f"model.{name}": value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     kept |= {f"text.{name}": value for name, value in tower.tensors().items()}
     kept |= {f"projection.centre.{m}": torch.from_numpy(value) for m, value in projection.centre.items()}
-    kept["projection.matrix"] = torch.from_numpy(projection.matrix)
+    kept |= {f"projection.matrix.{m}": torch.from_numpy(value) for m, value in projection.matrix.items()}
     kept |= {
         f"gate.{name}": torch.from_numpy(np.ascontiguousarray(getattr(gate, name)))
         for name in ("mean", "scale", "axes", "weight")
@@ -162,6 +159,7 @@ def _architecture(trained: Trained) -> dict[str, Any]:
             "dim": experiment.subspace.dim,
             "outputs": outputs,
             "normalised_logits": experiment.subspace.normalised_logits,
+            "direct": experiment.subspace.direct,
         },
     }
 
@@ -184,13 +182,8 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
     arrays = build_arrays(select(experiment, "train"), trained.vocabularies, constants.size, cache)
     arrays = subset(arrays, balanced_rows(arrays, options.per_source, options.seed))
     known, seen = run(model, arrays, constants), run(model, held_out, constants)
-    frontal = arrays.frontal == 1
-    projection = fit_projection(
-        {IMAGE: known.embeddings[frontal], TEXT: known.text_embeddings},
-        {IMAGE: {n: v[frontal] for n, v in known.logits.items()}, TEXT: known.text_logits},
-        options.projection,
-    )
-    slope, offset = platt(seen.logits["findings"], held_out.labels)
+    projection = fit_projection(arrays, known, options.projection)
+    slope, offset = platt(finding_logits(seen), held_out.labels)
     gate = fit_gate(
         known.features,
         pooled_features(
@@ -198,10 +191,9 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
         ),
     )
     threshold = min(0.5, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
-    pairs = _first_pairs(held_out, options.paired)
-    image = projection(seen.embeddings[pairs], {n: v[pairs] for n, v in seen.logits.items()}, IMAGE)
-    text_rows = held_out.text[pairs]
-    report = projection(seen.text_embeddings[text_rows], {n: v[text_rows] for n, v in seen.text_logits.items()}, TEXT)
+    pairs = _first_pairs(held_out, options.projection.paired)
+    image = project_images(projection, seen)[pairs]
+    report = project_texts(projection, seen)[held_out.text[pairs]]
     prompts = _embed_texts(trained, projection, [name.lower() for name in ABNORMAL_FINDINGS])
     maps = score_maps(
         image,
@@ -223,8 +215,7 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
             "preprocessing": {"size": constants.size, "spread": constants.spread, "limit": constants.limit},
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
-            "dim": int(projection.matrix.shape[1]),
-            "projection": {"heads": list(projection.heads)},
+            "dim": int(projection.matrix[IMAGE].shape[1]),
             "calibration": {
                 "findings": {"slope": slope.round(5).tolist(), "offset": offset.round(5).tolist()},
                 "scores": maps,
@@ -239,9 +230,8 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
 
 def _embed_texts(trained: Trained, projection: Projection, texts: Sequence[str]) -> Float32:
     with torch.inference_mode():
-        embedding = trained.model.embed_texts(texts)
-        logits = {h: trained.model.subspace.predict(embedding, h).float().numpy() for h in projection.heads}
-    return projection(embedding.float().numpy(), logits, TEXT)
+        features, embedding = trained.model.embed_texts(texts)
+    return projection(text_slots(features.float().numpy(), embedding.float().numpy()), TEXT)
 
 
 __all__ = ["ExportOptions", "export"]

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES
 from encoders.towers.model import MultimodalModel
 from encoders.training.experiment import LossSection
 from encoders.training.losses.coupling import masked_bce, unit_distance
 from encoders.training.losses.jaccard import jaccard, weighted_contrastive
 from encoders.training.losses.smooth_ap import smooth_graded_ap
 from encoders.training.losses.triplet import semi_hard_triplet
+
+ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
+#: Share of a batch's mean that enters the running mean of normal features.
+MOMENTUM = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,27 @@ def _crossmodal(cosines: Tensor, own_text: Tensor, temperature: float) -> Tensor
     return (forward + backward) / 2
 
 
+def _descriptor(model: MultimodalModel, features: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """Return the contrastive loss of descriptors seen from the mean of the normal ones.
+
+    Seen from there, normal studies lie in all directions and abnormal ones in that of their findings. Normal studies
+    are only ever negatives.
+    """
+    rooted = model.descriptor(features)
+    findings = batch.labels[:, ABNORMAL]
+    sick = findings.nan_to_num(0).sum(1) > 0
+    normal = ~torch.isnan(batch.labels).all(1) & ~sick
+    if model.training and bool(normal.any()):
+        mean = rooted[normal].detach().mean(0)
+        started = bool(model.normal.abs().sum() > 0)
+        model.normal.copy_(model.normal.lerp(mean, MOMENTUM) if started else mean)
+    unit = functional.normalize(rooted - model.normal.clone(), dim=1)
+    shared = jaccard(findings, findings) * sick.float().unsqueeze(1)
+    apart = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    allowed = (batch.source.unsqueeze(0) == batch.source.unsqueeze(1)) & apart
+    return weighted_contrastive(unit @ unit.T, shared, allowed, temperature)
+
+
 def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[str, Tensor]:
     """Return each loss with its weight already on it; their sum is what is minimised."""
     features, image = model.embed_images(batch.images)
@@ -86,6 +112,12 @@ def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[s
     if weights.view:
         view = masked_bce(space.predict(image, "view").squeeze(1), batch.frontal)
         result["view"] = weights.view * view
+    for name, layer in model.direct.items() if weights.direct else ():
+        wanted = batch.labels if name == "findings" else batch.auxiliary.get(name)
+        if wanted is not None:
+            result[f"direct_{name}"] = weights.direct * masked_bce(layer(features), wanted, weights.smoothing)
+    if weights.descriptor:
+        result["descriptor"] = weights.descriptor * _descriptor(model, features, batch, weights.temperature)
     if weights.triplet:
         result["triplet"] = weights.triplet * semi_hard_triplet(features, batch.labels, weights.margin)
     unit = functional.normalize(image, dim=1)

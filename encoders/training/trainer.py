@@ -146,7 +146,8 @@ class Trainer:
         tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
         self.model = build_model(experiment, tower, self.vocabularies)
         if earlier is not None:
-            self.model.load_state_dict(earlier.model.state_dict())
+            # An earlier run may lack the direct predictions.
+            self.model.load_state_dict(earlier.model.state_dict(), strict=False)
         self.model.to(self.device)
         self.texts = _texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
         self.weights = image_weights(

@@ -27,6 +27,9 @@ class Outputs:
     features: Float32
     embeddings: Float32
     logits: dict[str, Float32]
+    direct: dict[str, Float32]
+    normal: Float32
+    text_features: Float32
     text_embeddings: Float32
     text_logits: dict[str, Float32]
 
@@ -44,17 +47,22 @@ def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch:
             features.append(pooled.float().cpu())
             embeddings.append(embedding.float().cpu())
         image = torch.cat(embeddings) if embeddings else torch.zeros(0, model.subspace.third.out_features)
-        text = torch.cat(
-            [model.embed_texts(arrays.texts[i : i + 512]).float().cpu() for i in range(0, len(arrays.texts), 512)]
-            or [image[:0]]
-        )
+        texts = [model.embed_texts(arrays.texts[i : i + 512]) for i in range(0, len(arrays.texts), 512)]
+        words = torch.cat([features.float().cpu() for features, _ in texts] or [torch.zeros(0, model.text_tower.width)])
+        text = torch.cat([embedding.float().cpu() for _, embedding in texts] or [image[:0]])
         space = model.subspace
         names = list(space.coupling)
         logits = {name: space.predict(image.to(device), name).float().cpu().numpy() for name in names}
         text_logits = {name: space.predict(text.to(device), name).float().cpu().numpy() for name in names}
-    return Outputs(
-        (torch.cat(features) if features else image).numpy(), image.numpy(), logits, text.numpy(), text_logits
-    )
+        pooled = torch.cat(features) if features else torch.zeros(0, len(model.normal))
+        direct = {name: layer(pooled.to(device)).float().cpu().numpy() for name, layer in model.direct.items()}
+        normal = model.normal.float().cpu().numpy()
+    return Outputs(pooled.numpy(), image.numpy(), logits, direct, normal, words.numpy(), text.numpy(), text_logits)
+
+
+def finding_logits(outputs: Outputs) -> Float32:
+    """Return the images' findings by the coupling matrix, plus by the direct predictions where there are any."""
+    return outputs.logits["findings"] + outputs.direct.get("findings", np.float32(0))
 
 
 def frontal_rows(arrays: Arrays, prefix: str) -> np.ndarray:
@@ -102,6 +110,13 @@ def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[st
         b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL], groups)
         result[f"{source}.ndcg"] = b.means()["ndcg@10"]
         result[f"{source}.auc"] = mean_auc(outputs.logits["findings"][rows][:, 1:], labels[:, 1:])
+        if outputs.direct:
+            both = outputs.logits["findings"][rows] + outputs.direct["findings"][rows]
+            result[f"{source}.auc_both"] = mean_auc(both[:, 1:], labels[:, 1:])
+        if outputs.normal.any():
+            seen = np.sqrt(np.maximum(outputs.features[rows], 0) + 1e-4) - outputs.normal
+            d = image_retrieval(seen, labels[:, ABNORMAL], groups)
+            result[f"{source}.ndcg_descriptor"] = d.means()["ndcg@10"]
         for name, values in arrays.auxiliary.items():
             known = rows[~np.isnan(values[rows]).all(1)] if values.shape[1] else rows[:0]
             if len(known) >= 20 and name == headings:
