@@ -124,11 +124,9 @@ def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
 def _vectors(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
     """Return unit vectors (n, dim) of pooled features (n, channels), as `encode_images` does, with gradient."""
     space, projection = encoder._model.subspace, encoder._projection
-    embedding = space(features, IMAGE)
-    slots = [functional.normalize(embedding, dim=1)]
-    slots += [torch.sigmoid(space.predict(embedding, head)).clamp_min(1e-12).sqrt() for head in projection.heads]
+    slots = [encoder._model.descriptor(features), functional.normalize(space(features, IMAGE), dim=1)]
     centre = torch.from_numpy(projection.centre[IMAGE]).to(features.device)
-    matrix = torch.from_numpy(projection.matrix).to(features.device)
+    matrix = torch.from_numpy(projection.matrix[IMAGE]).to(features.device)
     return functional.normalize((torch.cat(slots, 1) - centre) @ matrix, dim=1)
 
 
