@@ -41,6 +41,8 @@ class ExportOptions:
         Weight of the report in a fused (JOINT) vector.
     keep_chest : float
         Share of the validation's true chest images that the gate's threshold must keep.
+    most_strict : float
+        The threshold is never higher than this.
     negatives : int
         Drawn pictures to teach the gate with.
     per_source : int
@@ -53,6 +55,7 @@ class ExportOptions:
     projection: ProjectionOptions = field(default_factory=ProjectionOptions)
     report_weight: float = 0.5
     keep_chest: float = 0.995
+    most_strict: float = 0.8
     negatives: int = 1500
     per_source: int = 2500
     seed: int = 0
@@ -190,7 +193,7 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
             model, draw_negatives(options.negatives, constants.size, arrays.images, options.seed), constants
         ),
     )
-    threshold = min(0.5, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
+    threshold = min(options.most_strict, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
     pairs = _first_pairs(held_out, options.projection.paired)
     image = project_images(projection, seen)[pairs]
     report = project_texts(projection, seen)[held_out.text[pairs]]

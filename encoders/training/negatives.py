@@ -1,6 +1,6 @@
 """Pictures that are not chest radiographs, to teach the gate; drawn, since no such data may be assumed.
 
-Kinds: noise and textures, pages of text, geometric scenes, limb-like and skull-like shadows, photographs-like
+Kinds: noise and textures, pages of text, geometric scenes, limb-like and skull-like shadows, angiograms, photographs-like
 gradients, and small cut-outs of true radiographs (a detail is not a chest).
 """
 
@@ -85,6 +85,24 @@ def _skull(generator: Generator, size: int) -> NDArray[np.float64]:
     return np.asarray(shell + inside)
 
 
+def _vessels(generator: Generator, size: int) -> NDArray[np.float64]:
+    """A tree of winding vessels on a soft ground: an angiogram."""
+    image = Image.new("F", (size, size), 0.0)
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(generator.integers(2, 7))):
+        place, heading = generator.uniform(0.2, 0.8, 2) * size, generator.uniform(0, 2 * np.pi)
+        width = generator.uniform(0.01, 0.035) * size
+        for _ in range(int(generator.integers(15, 45))):
+            heading += generator.normal(0, 0.25)
+            onward = place + 0.03 * size * np.array([np.cos(heading), np.sin(heading)])
+            draw.line([*place.tolist(), *onward.tolist()], fill=1.0, width=max(1, round(width)))
+            place, width = onward, width * 0.97
+    soft = np.asarray(image, dtype=np.float64)
+    ground = _smooth(generator, size, generator.uniform(8, 30))
+    depth = generator.uniform(0.2, 0.8) * (1 if generator.random() < 0.3 else -1)
+    return np.asarray(ground + depth * ndimage.gaussian_filter(soft, generator.uniform(0.3, 1.5)))
+
+
 def _detail(generator: Generator, size: int, chests: NDArray[np.uint8]) -> NDArray[np.float64]:
     """A cut-out of a sixth to a third of the side."""
     chest = chests[int(generator.integers(len(chests)))].astype(np.float64)
@@ -102,7 +120,7 @@ def draw_negatives(count: int, size: int, chests: NDArray[np.uint8], seed: int) 
         True chest images, to cut details from.
     """
     generator = np.random.default_rng(seed)
-    kinds = (_texture, _page, _scene, _limb, _limb, _skull, _skull)
+    kinds = (_texture, _page, _scene, _limb, _limb, _skull, _skull, _vessels, _vessels)
     result = np.empty((count, size, size), np.float32)
     for row in range(count):
         choice = int(generator.integers(len(kinds) + 1))
