@@ -2,9 +2,9 @@
 
 The pooled feature vector of an image is the mean over the positions of its last feature map, so whatever the cosine
 owes to the features divides among the positions. What lies behind the pooling (the common subspace, the projection) is
-not linear: the cosine is followed along the straight way from "nothing seen" (all features 0) to the image's features,
-and the gradients on it are added up (integrated gradients). Contributions and the cosine of "nothing seen" add up to
-the cosine itself.
+not linear: an image's coordinates along the other's direction are followed on the straight way from a normal study's
+features, the centre of all vectors, to the image's own, and the gradients on it are added up (integrated gradients).
+The contributions of all positions and what a normal study would have add up to the cosine itself.
 
 References
 ----------
@@ -28,8 +28,8 @@ from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE
 
-#: Steps of the integral; with 64 the contributions add up to the cosine within about 0.001.
-STEPS = 64
+#: Steps of the integral; the contributions then add up to the cosine within about 0.005.
+STEPS = 256
 #: A finding is shared when both images have it with at least this probability.
 LEAST_PROBABILITY = 0.2
 #: Share of the overlay's colour where the heat is 1.
@@ -53,18 +53,18 @@ class Attribution:
     ----------
     contributions : ndarray of float32 (rows, cols)
         What each position of the feature map adds to the cosine; negative where it makes the images differ.
-    unseen : float
-        The cosine that the other image has with "nothing seen"; with all contributions it gives the cosine.
+    normal : float
+        What a normal study in this image's place adds; with all contributions it gives the cosine.
     """
 
     contributions: Float32
-    unseen: float
+    normal: float
 
     @property
     def heat(self) -> Float32:
-        """Return what speaks for the similarity, float32 (rows, cols) 0..1, 1 at the strongest position."""
-        positive = np.maximum(self.contributions, 0)
-        return np.asarray(positive / max(float(positive.max()), 1e-12), dtype=np.float32)
+        """Return float32 (rows, cols) 0..1: what adds more to the cosine than the mean position; 1 at the strongest."""
+        above = np.maximum(self.contributions - max(float(self.contributions.mean()), 0.0), 0)
+        return np.asarray(above / max(float(above.max()), 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +121,28 @@ def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
     return _Maps(torch.cat([whole, focused]), (_WHOLE, box), (0.5, 0.5))
 
 
-def _vectors(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
-    """Return unit vectors (n, dim) of pooled features (n, channels), as `encode_images` does, with gradient."""
-    space, projection = encoder._model.subspace, encoder._projection
-    slots = [encoder._model.descriptor(features), functional.normalize(space(features, IMAGE), dim=1)]
+def _coordinates(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
+    """Return vectors (n, dim), not normalised, of pooled features (n, channels), as `encode_images` does."""
+    model, projection = encoder._model, encoder._projection
+    slots = torch.cat([model.descriptor(features), functional.normalize(model.subspace(features, IMAGE), dim=1)], 1)
     centre = torch.from_numpy(projection.centre[IMAGE]).to(features.device)
-    matrix = torch.from_numpy(projection.matrix[IMAGE]).to(features.device)
-    return functional.normalize((torch.cat(slots, 1) - centre) @ matrix, dim=1)
+    coordinates: Tensor = (slots - centre) @ torch.from_numpy(projection.matrix[IMAGE]).to(features.device)
+    return coordinates
 
 
-def _mean_gradient(encoder: CommonSubspaceEncoder, pooled: Tensor, other: Tensor) -> tuple[Tensor, float]:
-    """Return the cosine's mean gradient on the way from 0 to `pooled` (channels,), and the cosine at 0."""
-    places = (torch.arange(STEPS, device=pooled.device) + 0.5) / STEPS
-    way = (places.unsqueeze(1) * pooled).requires_grad_(True)
+def _normal_features(encoder: CommonSubspaceEncoder, channels: int) -> Tensor:
+    """Return the pooled features (channels,) that lie at the centre of the vectors: a normal study's."""
+    descriptor = torch.from_numpy(encoder._projection.centre[IMAGE][:channels]).to(encoder._device)
+    return (descriptor.square() - encoder._model.descriptor(torch.zeros_like(descriptor)).square()).clamp_min(0)
+
+
+def _mean_gradient(encoder: CommonSubspaceEncoder, start: Tensor, end: Tensor, direction: Tensor) -> Tensor:
+    """Return the mean gradient (channels,) of the coordinates along `direction` on the way from start to end."""
+    places = (torch.arange(STEPS, device=end.device) + 0.5) / STEPS
+    way = (start + places.unsqueeze(1) * (end - start)).requires_grad_(True)
     with torch.enable_grad():
-        total = (_vectors(encoder, way) @ other).sum()
-        (gradient,) = torch.autograd.grad(total, way)
-    with torch.no_grad():
-        unseen = float(_vectors(encoder, torch.zeros_like(pooled).unsqueeze(0))[0] @ other)
-    return gradient.mean(0), unseen
+        (gradient,) = torch.autograd.grad((_coordinates(encoder, way) @ direction).sum(), way)
+    return gradient.mean(0)
 
 
 def _overlaps(cells: int, start: float, end: float, others: int) -> NDArray[np.float64]:
@@ -151,15 +154,21 @@ def _overlaps(cells: int, start: float, end: float, others: int) -> NDArray[np.f
     return np.asarray(np.clip(high - low, 0, None) / np.diff(parts), dtype=np.float64)
 
 
-def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, other: Tensor) -> Attribution:
-    gradient, unseen = _mean_gradient(encoder, seen.pooled, other)
+def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, own: Tensor, other: Tensor) -> Attribution:
+    """Return what each position of an image adds to the cosine of its coordinates `own` and `other`, both (dim,)."""
+    direction = functional.normalize(other, dim=0) / own.norm()
+    normal = _normal_features(encoder, seen.maps.shape[1])
+    gradient = _mean_gradient(encoder, normal, seen.pooled, direction)
     rows, cols = seen.maps.shape[2:]
     total = np.zeros((rows, cols))
     for maps, box, weight in zip(seen.maps, seen.boxes, seen.weights, strict=True):
-        part = (maps * gradient[:, None, None]).sum(0).cpu().numpy() * weight / (rows * cols)
+        more = (maps - normal[:, None, None]) * gradient[:, None, None]
+        part = more.sum(0).cpu().numpy() * weight / (rows * cols)
         top, left, bottom, right = box
         total += _overlaps(rows, top, bottom, rows) @ part @ _overlaps(cols, left, right, cols).T
-    return Attribution(total.astype(np.float32), unseen)
+    with torch.no_grad():
+        normal_cosine = float(_coordinates(encoder, normal.unsqueeze(0))[0] @ direction)
+    return Attribution(total.astype(np.float32), normal_cosine)
 
 
 def shared_findings(
@@ -178,12 +187,12 @@ def explain(encoder: CommonSubspaceEncoder, image_a: Float32, image_b: Float32) 
     """Return why two images, float32 (rows, columns) 0..1 of any size, are alike to this model."""
     a, b = _maps(encoder, image_a), _maps(encoder, image_b)
     with torch.no_grad():
-        vectors = _vectors(encoder, torch.stack([a.pooled, b.pooled]))
+        own, other = _coordinates(encoder, torch.stack([a.pooled, b.pooled]))
     findings = encoder.encode_images([image_a, image_b]).findings
     return Explanation(
-        cosine=float(vectors[0] @ vectors[1]),
-        a=_attribution(encoder, a, vectors[1]),
-        b=_attribution(encoder, b, vectors[0]),
+        cosine=float(functional.cosine_similarity(own, other, dim=0)),
+        a=_attribution(encoder, a, own, other),
+        b=_attribution(encoder, b, other, own),
         shared=shared_findings(findings[0], findings[1]),
     )
 
