@@ -145,6 +145,8 @@ def merge_patient(config_path: Path | None, prior_id: str, patient_id: str, prio
 @click.option("--same-patient", is_flag=True, help="Do not leave out studies of the example's patient.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write example and matches as PNG.")
+@click.option("--explain", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the regions that make example and best match alike as PNG, and say what they share.")
 def query(config_path: Path | None, **options: Any) -> None:
     """Print the studies most similar to an example or a text, from the local catalogue and index."""
     from daemon import local_query

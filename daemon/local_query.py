@@ -14,6 +14,7 @@ from rich.table import Table
 
 from daemon import logs
 from daemon.config import Config, LogSection
+from daemon.explaining import write_explanation
 from daemon.finder import open_similarity
 from daemon.finder.errors import FinderError
 from daemon.finder.examples import SimilarityQuery
@@ -67,20 +68,21 @@ def run(
     same_patient: bool,
     as_json: bool,
     picture: Path | None,
+    explain: Path | None = None,
 ) -> None:
-    """Print the matches as a table or JSON, and write a picture if asked."""
+    """Print the matches as a table or JSON, and write a picture and an explanation if asked."""
     if not (uids or file or text):
         raise click.UsageError("give an example or a text: --study UID, --file x.dcm, or --text \"pleural effusion\"")
     _unknown_findings(findings)
     logs.configure(LogSection(level="warning"), "query")
     try:
-        similarity = open_similarity(config, model=bool(text or file))
+        similarity = open_similarity(config, model=bool(text or file or explain))
         similarity.maximum_results = max(k, similarity.maximum_results)
         pixels: Float32 | None = None
         vectors: dict[Basis, Float32] = {}
         if file:
             assert similarity.encoder is not None
-            pixels = read_image(file, similarity.encoder.image_size)
+            pixels = read_image(file, max(similarity.encoder.image_size, config.storage.rendition_short_side))
             vectors[Basis.IMAGE] = similarity.encoder.encode_images([pixels]).embeddings
         answer = similarity.answer(
             SimilarityQuery(
@@ -100,3 +102,5 @@ def run(
         write_picture(picture, similarity.catalogue, Renditions(config.storage.directory / "renditions"),
                       uids[0] if uids else "", rows, query_image=image)
         click.echo(f"picture: {picture}", err=True)
+    if explain:
+        write_explanation(explain, config, similarity, pixels, uids[0] if uids else "", answer.matches)

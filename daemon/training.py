@@ -249,12 +249,13 @@ def _datasets_of(path: Path) -> set[str]:
 def _export(out: Path, name: str, with_reports: Sequence[str]) -> Path:
     """Export a run; text and score calibration are fitted on the first data set with reports."""
     from encoders.training.export import ExportOptions, export
+    from encoders.training.project import ProjectionOptions
 
     if not with_reports:
         raise EncodersError("no report in the val split, so scores cannot be calibrated; use --no-export")
-    preferred = [dataset for dataset in with_reports if dataset.startswith(ExportOptions().paired)]
-    paired = (preferred or list(with_reports))[0]
-    options = ExportOptions(name=name, paired=paired, card={"command": " ".join(sys.argv[1:])})
+    preferred = [dataset for dataset in with_reports if dataset.startswith(ProjectionOptions().paired)]
+    projection = ProjectionOptions(paired=(preferred or list(with_reports))[0])
+    options = ExportOptions(name=name, projection=projection, card={"command": " ".join(sys.argv[1:])})
     return export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, options)
 
 

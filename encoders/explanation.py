@@ -131,9 +131,10 @@ def _coordinates(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
 
 
 def _normal_features(encoder: CommonSubspaceEncoder, channels: int) -> Tensor:
-    """Return the pooled features (channels,) that lie at the centre of the vectors: a normal study's."""
-    descriptor = torch.from_numpy(encoder._projection.centre[IMAGE][:channels]).to(encoder._device)
-    return (descriptor.square() - encoder._model.descriptor(torch.zeros_like(descriptor)).square()).clamp_min(0)
+    """Return the pooled features (channels,) nearest to the centre of the vectors: about a normal study's."""
+    descriptor = torch.from_numpy(encoder._projection.centre[IMAGE][:channels]).to(encoder._device).clamp_min(0)
+    nothing: Tensor = encoder._model.descriptor(torch.zeros_like(descriptor))
+    return (descriptor.square() - nothing.square()).clamp_min(0)
 
 
 def _mean_gradient(encoder: CommonSubspaceEncoder, start: Tensor, end: Tensor, direction: Tensor) -> Tensor:

@@ -95,12 +95,13 @@ def contact_sheets(drawn: PoolResult, each: int = 3, seed: int = 0) -> list[Shee
     failure: none of the first five does although the pool holds one.
     """
     pool = drawn.pool
-    finite: np.ndarray = np.isfinite(drawn.vectors).all(1)
+    blank = np.flatnonzero(np.isnan(drawn.vectors).any(axis=1))
     cosines = metrics.cosine_ranking(np.nan_to_num(drawn.vectors), np.nan_to_num(drawn.vectors))
-    cosines[pool.same_patient | ~finite[None]] = -np.inf
+    cosines[pool.same_patient] = -np.inf
+    cosines[:, blank] = -np.inf
     known = np.nan_to_num(pool.abnormal)
     kinds: dict[str, list[int]] = {"hit": [], "near miss": [], "failure": []}
-    for query in np.flatnonzero(finite & ~np.isnan(drawn.lead)).tolist():
+    for query in np.flatnonzero(~np.isnan(drawn.lead)).tolist():
         best = np.argsort(-cosines[query], kind="stable")[:_MATCHES]
         shares = [bool(known[query] @ known[row] > 0) for row in best]
         kinds["hit" if shares[0] else "near miss" if any(shares) else "failure"].append(query)
