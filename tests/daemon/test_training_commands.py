@@ -1,0 +1,149 @@
+"""The site's own Catalogue as a training set, and what the ML team's commands refuse."""
+
+import csv
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from daemon import training
+from daemon.cli import cli
+from daemon.config import Config
+from storage.base import InstanceRecord, InstanceState, RejectionRecord, ReportRecord
+from storage.catalogue import open_catalogue
+from storage.renditions import Renditions
+
+DX, SR, NOTE = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.88.59"
+
+
+def _element(vr, value):
+    return {"vr": vr, "Value": [value]}
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Return the configuration of a site, and a function that commits an object of a study to its Catalogue."""
+    config = Config(storage={"directory": tmp_path / "data"})
+    catalogue = open_catalogue(tmp_path / "data" / "catalogue.db")
+    renditions = Renditions(tmp_path / "data" / "renditions")
+    generation = catalogue.generation("0" * 64, "toy", 4)
+
+    def commit(study, number, sop_class=DX, *, patient="P1", position="PA", value=100, **more):
+        image = sop_class == DX
+        vector = np.eye(4, dtype=np.float32)[number % 4]
+        record = {
+            "attributes": {
+                "0020000D": _element("UI", study), "00080018": _element("UI", f"{study}.{number}"),
+                "00100020": _element("LO", patient), "00100040": _element("CS", "F"),
+                "00101010": _element("AS", "063Y"), "00185101": _element("CS", position),
+            },
+            "state": InstanceState.INDEXED if image else InstanceState.PLAIN,
+            "view": "unknown",
+            "rendition": renditions.put(np.full((30, 40), value, np.uint8)) if image else None,
+            "embedding": vector if image else None,
+            **more,
+        }  # fmt: skip
+        whole = InstanceRecord(
+            sop_class_uid=sop_class, sop_instance_uid=f"{study}.{number}", series_instance_uid=f"{study}.0",
+            study_instance_uid=study, transfer_syntax_uid="1.2.840.10008.1.2", sha256=f"{study}.{number}",
+            size_bytes=1, calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC), **record,
+        )  # fmt: skip
+        catalogue.commit([whole], generation.generation_id, lambda images, report: vector)
+
+    yield config, commit
+    catalogue.close()
+
+
+def _report(text):
+    return {
+        "state": InstanceState.INDEXED, "report": ReportRecord(findings=text, impression=""),
+        "report_embedding": np.eye(4, dtype=np.float32)[3],
+    }  # fmt: skip
+
+
+def _rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_catalogue_becomes_a_manifest_with_pictures_views_reports_and_labels(site, tmp_path):
+    config, commit = site
+    commit("1.2.1", 1, value=50)
+    commit("1.2.1", 2, position="LL", value=60)
+    commit("1.2.1", 9, SR, **_report("Large left pleural effusion. No pneumothorax."))
+    commit("1.2.2", 1, patient="P2", value=70)
+    path = training.catalogue_manifest(config, tmp_path / "set" / "studies.csv", seed=0)
+    rows = {(row["study_id"], row["view"]): row for row in _rows(path)}
+    assert set(rows) == {("1.2.1", "frontal"), ("1.2.1", "lateral"), ("1.2.2", "frontal")}
+    first = rows["1.2.1", "frontal"]
+    assert first["chexpert"] == "Pleural Effusion"
+    assert first["findings"].startswith("Large left pleural effusion")
+    assert (first["sex"], first["age"]) == ("F", "63")
+    assert rows["1.2.2", "frontal"]["chexpert"] == ""
+    assert np.asarray(Image.open(path.parent / first["image_path"])).max() == 50
+
+
+def test_studies_of_one_patient_and_equal_reports_are_in_one_split(site, tmp_path):
+    config, commit = site
+    for number in range(24):
+        commit(f"1.3.{number}", 1, patient=f"P{number // 2}", value=number)
+        text = f"Cardiomegaly {number % 3}." if number < 6 else f"Clear lungs {number}."
+        commit(f"1.3.{number}", 9, SR, patient=f"P{number // 2}", **_report(text))
+    rows = _rows(training.catalogue_manifest(config, tmp_path / "studies.csv", seed=1))
+    assert len(rows) == 24
+    for column in ("patient_id", "findings"):
+        for value in {row[column] for row in rows}:
+            assert len({row["split"] for row in rows if row[column] == value}) == 1
+
+
+def test_what_is_gated_or_rejected_is_not_trained_on(site, tmp_path):
+    config, commit = site
+    commit("1.4.1", 1)
+    commit("1.4.2", 1, patient="P2", state=InstanceState.GATED, reason="not a chest", embedding=None)
+    commit("1.4.3", 1, patient="P3")
+    commit("1.4.3", 9, NOTE, patient="P3", rejection=RejectionRecord("113001", ("1.4.3.1",)))
+    rows = _rows(training.catalogue_manifest(config, tmp_path / "studies.csv", seed=0))
+    assert [row["study_id"] for row in rows] == ["1.4.1"]
+
+
+def test_a_manifest_of_patients_is_readable_by_its_owner_alone(site, tmp_path):
+    config, commit = site
+    commit("1.5.1", 1)
+    assert training.catalogue_manifest(config, tmp_path / "studies.csv", seed=0).stat().st_mode & 0o077 == 0
+
+
+def test_an_empty_catalogue_is_refused_with_the_cure(site, tmp_path):
+    with pytest.raises(training.NothingToTrainOn, match="send studies"):
+        training.catalogue_manifest(site[0], tmp_path / "studies.csv", seed=0)
+
+
+def test_torchrun_does_not_write_the_manifest_in_every_process(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(
+        cli, ["train", "--from-catalogue", "--out", str(tmp_path / "out")],
+        env={"CXRFIND_STORAGE__DIRECTORY": str(site[0].storage.directory)},
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "cxrfind manifest --dataset catalogue" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["train", "--out", "x"], "--config experiment.toml"),
+        (["manifest", "--dataset", "nope", "--out", "x.csv"], "iu-xray"),
+        (["manifest", "--dataset", "iu-xray", "--out", "x.csv"], "--root"),
+    ],
+)
+def test_a_command_without_what_it_needs_says_what_is_missing(arguments, cure, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert cure in result.output
+
+
+@pytest.mark.parametrize(("text", "age"), [("063Y", "63"), ("006M", "0"), ("", ""), ("ABCY", "")])
+def test_an_age_string_becomes_years(text, age):
+    assert training._age(text) == age

@@ -1,0 +1,139 @@
+"""What an evaluation says of a model that sees everything, of one that guesses, and of odd manifests."""
+
+import pytest
+
+from encoders.evaluation import EvaluationOptions, evaluate
+from encoders.evaluation.subgroups import age_band
+from encoders.training.manifest import ManifestError
+
+QUICK = EvaluationOptions(baselines=False)
+
+
+def pool(evaluation, source="big"):
+    return next(each for each in evaluation.results["pools"] if each["source"] == source)
+
+
+def lead(evaluation, system, source="big"):
+    return pool(evaluation, source)["retrieval"]["B"]["ndcg@10"][system]
+
+
+def test_a_model_that_sees_is_near_one_and_one_that_guesses_near_chance(judged):
+    assert lead(judged, "seeing")["mean"] > 0.9
+    assert abs(lead(judged, "blind")["mean"] - lead(judged, "random")["mean"]) < 0.1
+
+
+def test_the_control_with_exchanged_images_falls_to_chance(judged):
+    assert abs(lead(judged, "shuffled images")["mean"] - lead(judged, "random")["mean"]) < 0.1
+
+
+def test_every_figure_lies_in_its_interval_and_has_chance_beside_it(judged):
+    for protocol in ("A", "B", "headings"):
+        for name, systems in pool(judged)["retrieval"][protocol].items():
+            assert "random" in systems, (protocol, name)
+            for cell in systems.values():
+                assert cell["low"] - 1e-9 <= cell["mean"] <= cell["high"] + 1e-9
+
+
+def test_the_difference_to_the_reference_is_paired_by_query(judged):
+    difference, low, high = lead(judged, "blind")["reference_minus_this"]
+    assert difference == pytest.approx(lead(judged, "seeing")["mean"] - lead(judged, "blind")["mean"])
+    assert 0 < low < difference < high
+
+
+def test_sources_are_never_mixed_and_views_are_judged_apart(judged):
+    assert [(each["source"], each["view"], each["images"]) for each in judged.results["pools"]] == [
+        ("big", "frontal", 60),
+        ("small", "frontal", 40),
+    ]
+
+
+def test_a_query_never_finds_its_own_patient(rewrite, reader):
+    def all_with_the_same_findings(row):
+        return {**row, "patient_id": row["chexpert"]}
+
+    path = rewrite(all_with_the_same_findings)
+    gain = pool(evaluate(path, {"seeing": reader()}, QUICK))["retrieval"]["B"]["acg@10"]["seeing"]["mean"]
+    assert gain <= 1  # two shared findings: only with the same two, that is oneself
+
+
+def test_auc_average_precision_and_labels_are_those_of_the_model(judged):
+    table = {row["finding"]: row for row in pool(judged)["findings"]["seeing"]}
+    assert set(table) >= {"Cardiomegaly", "Edema", "Pneumothorax", "Pleural Effusion"}
+    assert all(table[name]["auc"] == 1 and table[name]["ap"] == 1 for name in ("Cardiomegaly", "Edema"))
+    assert pool(judged)["macro_auc"]["seeing"] == 1
+
+
+def test_calibration_compares_what_was_said_with_what_was_so(judged):
+    findings = pool(judged)["calibration"]["seeing"]["findings"]
+    assert findings["observed"][0] == 0
+    assert findings["observed"][-1] > 0.6
+    assert findings["predicted"] == sorted(findings["predicted"])
+    assert 0 < pool(judged)["calibration"]["seeing"]["score"]["ece"] < 1
+
+
+def test_reports_are_found_from_images_and_images_from_reports(judged):
+    both = pool(judged)["cross_modal"]["seeing"]
+    assert both["images"] == both["reports"] == 60
+    for direction in ("image_to_report", "report_to_image"):
+        figure = both[direction]["r@10"]
+        assert figure["mean"] > 2 * figure["chance"]
+        assert figure["chance"] == pytest.approx(10 / 60, abs=0.05)
+    assert pool(judged, "small")["cross_modal"] == {}
+
+
+def test_subgroups_cover_all_queries_once(judged):
+    table = pool(judged)["subgroups"]
+    whole = next(row for row in table if row["kind"] == "view")
+    assert sum(row["images"] for row in table if row["kind"] == "sex") == whole["images"] == 60
+    assert all(row["chance"] < row["ndcg@10"] for row in table)
+
+
+def test_the_labeler_is_scored_where_there_are_reports_and_codes(judged):
+    table = {row["finding"]: row for row in pool(judged)["labeler"]}
+    assert table["Cardiomegaly"]["recall"] > 0.9
+    assert pool(judged, "small")["labeler"] == []
+
+
+def test_all_baselines_run_and_none_that_has_not_read_the_report_beats_the_seeing_model(squares, reader):
+    evaluation = evaluate(squares, {"seeing": reader()}, EvaluationOptions(split="train", limit=25))
+    names = [system["name"] for system in evaluation.results["systems"]]
+    assert names[0] == "seeing"
+    assert {"random", "shuffled images", "raw pixels", "TF-IDF of reports", "seeing: findings only"} <= set(names)
+    for name in ("random", "shuffled images"):
+        assert lead(evaluation, name)["mean"] < lead(evaluation, "raw pixels")["mean"]
+    assert lead(evaluation, "seeing")["mean"] >= max(
+        lead(evaluation, name)["mean"] for name in names if name != "TF-IDF of reports"
+    )
+
+
+def test_a_limit_and_a_split_choose_the_same_studies_each_time(squares, reader):
+    options = EvaluationOptions(split="val", limit=24, baselines=False)
+    chosen = [
+        [sample.study_id for sample in evaluate(squares, {"m": reader()}, options).pools[0].pool.samples]
+        for _ in range(2)
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 24
+
+
+def test_an_image_that_cannot_be_read_is_counted_and_left_out(rewrite, reader):
+    def broken(row):
+        return {**row, "image_path": "gone.png"} if row["study_id"] == "s1" else row
+
+    evaluation = evaluate(rewrite(broken), {"seeing": reader()}, QUICK)
+    assert evaluation.results["unreadable"] == 1
+    assert pool(evaluation)["images"] == 59
+
+
+def test_a_manifest_with_nothing_to_judge_is_refused_with_the_cure(rewrite, squares, reader):
+    with pytest.raises(ManifestError, match="--split"):
+        evaluate(squares, {"m": reader()}, EvaluationOptions(split="test"))
+    with pytest.raises(ManifestError, match="column chexpert"):
+        evaluate(rewrite(lambda row: {**row, "chexpert": ""}), {"m": reader()}, QUICK)
+    with pytest.raises(ManifestError, match="at least 20"):
+        evaluate(rewrite(lambda row: row if int(row["study_id"][1:]) < 10 else None), {"m": reader()}, QUICK)
+
+
+@pytest.mark.parametrize(("age", "band"), [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (75, "75+"), (float("nan"), "")])
+def test_ages_fall_into_bands(age, band):
+    assert age_band(age) == band
