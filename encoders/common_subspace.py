@@ -85,8 +85,10 @@ class CommonSubspaceEncoder:
         )
         self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._projection = Projection(
-            {m: _array(tensors[f"projection.centre.{m}"]) for m in (IMAGE, TEXT)},
             {m: _array(tensors[f"projection.matrix.{m}"]) for m in (IMAGE, TEXT)},
+            {m: _array(tensors[f"projection.bias.{m}"]) for m in (IMAGE, TEXT)},
+            _array(tensors["projection.normal"]),
+            float(card["projection"]["root"]),
         )
         gate = {name: _array(value) for name, value in _part(tensors, "gate.").items()}
         self._gate = ChestGate(**gate, offset=float(card["gate"]["offset"])) if gate else None
@@ -147,7 +149,7 @@ class CommonSubspaceEncoder:
             none = np.zeros(0, np.float32)
             return ImageEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32), none, none)
         features, embedding, findings, view = self._image_outputs(images)
-        vectors = self._projection(image_slots(features, embedding), IMAGE)
+        vectors = self._projection(image_slots(features, embedding, self._projection.root), IMAGE)
         chest = self._gate(features) if self._gate else np.ones(len(images), np.float32)
         return ImageEncoding(vectors, sigmoid(findings * self._slope + self._offset), chest, sigmoid(view[:, 0]))
 

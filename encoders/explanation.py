@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
 from encoders.common_subspace import CommonSubspaceEncoder
+from encoders.towers.projection import FLOOR
 from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE
 
@@ -124,17 +125,16 @@ def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
 def _coordinates(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
     """Return vectors (n, dim), not normalised, of pooled features (n, channels), as `encode_images` does."""
     model, projection = encoder._model, encoder._projection
-    slots = torch.cat([model.descriptor(features), functional.normalize(model.subspace(features, IMAGE), dim=1)], 1)
-    centre = torch.from_numpy(projection.centre[IMAGE]).to(features.device)
-    coordinates: Tensor = (slots - centre) @ torch.from_numpy(projection.matrix[IMAGE]).to(features.device)
+    described = (features.clamp_min(0) + FLOOR) ** projection.root
+    slots = torch.cat([described, functional.normalize(model.subspace(features, IMAGE), dim=1)], 1)
+    matrix, bias = (torch.from_numpy(part[IMAGE]).to(features.device) for part in (projection.matrix, projection.bias))
+    coordinates: Tensor = slots @ matrix + bias
     return coordinates
 
 
-def _normal_features(encoder: CommonSubspaceEncoder, channels: int) -> Tensor:
-    """Return the pooled features (channels,) nearest to the centre of the vectors: about a normal study's."""
-    descriptor = torch.from_numpy(encoder._projection.centre[IMAGE][:channels]).to(encoder._device).clamp_min(0)
-    nothing: Tensor = encoder._model.descriptor(torch.zeros_like(descriptor))
-    return (descriptor.square() - nothing.square()).clamp_min(0)
+def _normal_features(encoder: CommonSubspaceEncoder) -> Tensor:
+    """Return the mean pooled features (channels,) of normal images."""
+    return torch.from_numpy(encoder._projection.normal).to(encoder._device)
 
 
 def _mean_gradient(encoder: CommonSubspaceEncoder, start: Tensor, end: Tensor, direction: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _overlaps(cells: int, start: float, end: float, others: int) -> NDArray[np.f
 def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, own: Tensor, other: Tensor) -> Attribution:
     """Return what each position of an image adds to the cosine of its coordinates `own` and `other`, both (dim,)."""
     direction = functional.normalize(other, dim=0) / own.norm()
-    normal = _normal_features(encoder, seen.maps.shape[1])
+    normal = _normal_features(encoder)
     gradient = _mean_gradient(encoder, normal, seen.pooled, direction)
     rows, cols = seen.maps.shape[2:]
     total = np.zeros((rows, cols))

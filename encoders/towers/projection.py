@@ -1,6 +1,6 @@
 """From what the towers say to the vector that is indexed, images and reports in one space.
 
-An image fills its slots with its descriptor (square roots of pooled features) and its unit subspace embedding, a report
+An image fills its slots with its descriptor (roots of pooled features) and its unit subspace embedding, a report
 with its text features and its embedding. Each modality is centred near its *normal* studies: seen from there, abnormal
 studies lie in the direction of their findings and normal ones in no common direction, so that a high cosine means a
 shared abnormality and not shared health. One linear map per modality leads into the common coordinates; the report's
@@ -30,14 +30,18 @@ def sigmoid(logits: Float32) -> Float32:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), dtype=np.float32)
 
 
-def descriptor(features: Float32) -> Float32:
-    """Return square roots of pooled features, as MultimodalModel.descriptor does."""
-    return np.sqrt(np.maximum(features, 0) + np.float32(1e-4))
+#: Added to pooled features before a root is taken of them.
+FLOOR = 1e-4
 
 
-def image_slots(features: Float32, embedding: Float32) -> Float32:
+def descriptor(features: Float32, root: float) -> Float32:
+    """Return pooled features to the power of `root`: below 1 it tames the few channels that are large."""
+    return np.asarray((np.maximum(features, 0) + np.float32(FLOOR)) ** np.float32(root), dtype=np.float32)
+
+
+def image_slots(features: Float32, embedding: Float32, root: float) -> Float32:
     """Return (n, channels + dim): descriptor, unit embedding."""
-    return np.concatenate([descriptor(features), unit_rows(embedding)], axis=1)
+    return np.concatenate([descriptor(features, root), unit_rows(embedding)], axis=1)
 
 
 def text_slots(features: Float32, embedding: Float32) -> Float32:
@@ -47,12 +51,22 @@ def text_slots(features: Float32, embedding: Float32) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Centre (slots,) and map (slots, dim) of each modality."""
+    """Map (slots, dim) and bias (dim,) of each modality.
 
-    centre: Mapping[str, Float32]
+    Attributes
+    ----------
+    normal : (channels,)
+        Mean pooled features of the normal images that the view is taken from.
+    root : float
+        Makes the image descriptor.
+    """
+
     matrix: Mapping[str, Float32]
+    bias: Mapping[str, Float32]
+    normal: Float32
+    root: float
 
     def __call__(self, raw: Float32, modality: str) -> Float32:
         """Return unit vectors (n, dim) of filled slots."""
-        moved = (raw - self.centre[modality]) @ self.matrix[modality]
+        moved = raw @ self.matrix[modality] + self.bias[modality]
         return unit_rows(np.asarray(moved, dtype=np.float32))

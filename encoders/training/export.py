@@ -142,7 +142,8 @@ def _tensors(trained: Trained, projection: Projection, gate: ChestGate) -> dict[
     state = model.state_dict()
     kept = {f"model.{name}": value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     kept |= {f"text.{name}": value for name, value in tower.tensors().items()}
-    kept |= {f"projection.centre.{m}": torch.from_numpy(value) for m, value in projection.centre.items()}
+    kept["projection.normal"] = torch.from_numpy(projection.normal)
+    kept |= {f"projection.bias.{m}": torch.from_numpy(value) for m, value in projection.bias.items()}
     kept |= {f"projection.matrix.{m}": torch.from_numpy(value) for m, value in projection.matrix.items()}
     kept |= {
         f"gate.{name}": torch.from_numpy(np.ascontiguousarray(getattr(gate, name)))
@@ -218,6 +219,7 @@ def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
             "preprocessing": {"size": constants.size, "spread": constants.spread, "limit": constants.limit},
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
+            "projection": {"root": projection.root},
             "dim": int(projection.matrix[IMAGE].shape[1]),
             "calibration": {
                 "findings": {"slope": slope.round(5).tolist(), "offset": offset.round(5).tolist()},

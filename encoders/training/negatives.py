@@ -1,7 +1,7 @@
 """Pictures that are not chest radiographs, to teach the gate; drawn, since no such data may be assumed.
 
-Kinds: noise and textures, pages of text, geometric scenes, limb-like and skull-like shadows, angiograms, photographs-like
-gradients, and small cut-outs of true radiographs (a detail is not a chest).
+Kinds: noise and textures, pages of text, geometric scenes, limb-like and skull-like shadows, angiograms, smooth
+grounds, and small cut-outs of true radiographs (a detail is not a chest).
 """
 
 from __future__ import annotations

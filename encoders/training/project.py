@@ -20,6 +20,9 @@ from encoders.training.validation import ABNORMAL, Outputs
 
 Float = NDArray[np.float64]
 
+#: A label with fewer positive images says nothing about a channel.
+MIN_EXAMPLES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectionOptions:
@@ -33,6 +36,12 @@ class ProjectionOptions:
         Directions kept in each block; their sum is the vectors' length.
     shift : float
         How far the descriptor's centre lies beyond the normal mean, away from the abnormal one, in their distances.
+    root : float
+        Power of the pooled features that makes the descriptor.
+    emphasis : float
+        Each channel is multiplied by (how strongly it tells findings apart) ** emphasis.
+    canonical_shift : float
+        As `shift`, for the canonical block.
     image_weights, text_weights : three floats
         Of descriptor, embedding and canonical block.
     ridge, canonical_ridge : float
@@ -40,14 +49,17 @@ class ProjectionOptions:
     """
 
     paired: str = "iu-xray"
-    descriptor_dim: int = 384
+    descriptor_dim: int = 416
     embedding_dim: int = 64
-    canonical_dim: int = 64
-    shift: float = 0.5
-    image_weights: tuple[float, float, float] = (1.0, 0.5, 0.5)
-    text_weights: tuple[float, float, float] = (0.6, 0.5, 0.5)
+    canonical_dim: int = 32
+    shift: float = 1.25
+    root: float = 0.35
+    emphasis: float = 1.5
+    canonical_shift: float = 0.0
+    image_weights: tuple[float, float, float] = (1.0, 0.05, 0.1)
+    text_weights: tuple[float, float, float] = (0.0, 0.6, 0.8)
     ridge: float = 1.0
-    canonical_ridge: float = 1.0
+    canonical_ridge: float = 5.0
 
 
 def _axes(rows: NDArray[np.floating], kept: int) -> Float:
@@ -90,6 +102,35 @@ def _health(labels: Float32) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return known & ~sick, known & sick
 
 
+def discrimination(arrays: Arrays, looks: Float32, frontal: NDArray[np.bool_]) -> Float:
+    """Return (channels,), mean 1: how strongly each channel tells findings and headings apart within a source.
+
+    Root mean square over labels of the standardised difference of means (Cohen's d), averaged over the label sets of
+    each source that has any.
+    """
+    sets: list[tuple[NDArray[np.bool_], Float32]] = []
+    for source in np.unique(arrays.source):
+        of_source = frontal & (arrays.source == source)
+        for labels in (arrays.labels[:, ABNORMAL], *arrays.auxiliary.values()):
+            if labels.shape[1]:
+                sets.append((of_source & ~np.isnan(labels).all(1), labels))
+    found = []
+    for rows, labels in sets:
+        truth = np.nan_to_num(labels) > 0
+        usable = [column for column in range(truth.shape[1]) if (truth[:, column] & rows).sum() >= MIN_EXAMPLES]
+        if not usable:
+            continue
+        spread = looks[rows].std(0) + 1e-6
+        effects = [
+            (looks[rows & truth[:, c]].mean(0) - looks[rows & ~truth[:, c]].mean(0)) / spread
+            for c in usable
+            if (rows & ~truth[:, c]).any()
+        ]
+        size = np.sqrt(np.mean(np.square(effects), axis=0))
+        found.append(size / size.mean())
+    return np.mean(found, axis=0) if found else np.ones(looks.shape[1])
+
+
 def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions) -> Projection:
     """Return the projection for a model's outputs on its training data.
 
@@ -104,49 +145,73 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     text_normal, _ = _health(arrays.text_labels)
     if not all(rows.any() for rows in (home & normal, home & abnormal, text_normal)):
         raise ValueError(f"{options.paired}: no normal or no abnormal studies with image and report to fit on")
-    looks, places = descriptor(outputs.features), unit_rows(outputs.embeddings)
+    looks, places = descriptor(outputs.features, options.root), unit_rows(outputs.embeddings)
+    telling = discrimination(arrays, looks, frontal)[:, None] ** options.emphasis
     words = text_slots(outputs.text_features, outputs.text_embeddings).astype(np.float64)
-    width = outputs.text_features.shape[1]
+    width, channels = outputs.text_features.shape[1], looks.shape[1]
     health, disease = looks[home & normal].mean(0), looks[home & abnormal].mean(0)
-    centre = {
-        IMAGE: np.concatenate([health + options.shift * (health - disease), places[home & normal].mean(0)]),
-        TEXT: words[text_normal].mean(0),
-    }
-    channels = looks.shape[1]
-    seen = (looks - centre[IMAGE][:channels]).astype(np.float64)
-    placed = (places - centre[IMAGE][channels:]).astype(np.float64)
-    said = words - centre[TEXT]
+    normal_features = np.asarray(outputs.features[home & normal].mean(0), dtype=np.float32)
     pairs = np.flatnonzero(home & (arrays.text >= 0))
-    pair_words = said[arrays.text[pairs]]
+    told = arrays.text[pairs]
 
-    look_axes = _axes(looks[frontal], options.descriptor_dim)
-    lead = ridge_map(pair_words, seen[pairs] @ look_axes, options.ridge)
+    def seen_from(shift: float) -> Float:
+        return np.asarray(health + shift * (health - disease), dtype=np.float64)
+
+    look_centre, word_centre = seen_from(options.shift), words[text_normal].mean(0)
+    look_axes = telling * _axes(looks[frontal] * telling.T, options.descriptor_dim)
+    lead = ridge_map(words[told] - word_centre, (looks[pairs] - look_centre) @ look_axes, options.ridge)
     place_axes = _axes(np.concatenate([places[frontal], words[:, width:]]), options.embedding_dim)
-    # The canonical directions are found around the pairs' own means, and seen from the normal centre.
-    look_mean, word_mean = seen[pairs].mean(0), pair_words.mean(0)
     look_canon, word_canon = canonical_maps(
-        seen[pairs] - look_mean, pair_words - word_mean, options.canonical_ridge, options.canonical_dim
+        looks[pairs] - looks[pairs].mean(0),
+        words[told] - words[told].mean(0),
+        options.canonical_ridge,
+        options.canonical_dim,
     )
-    none = np.zeros((width, options.embedding_dim))
-    image_blocks = [(seen[home], look_axes), (placed[home], place_axes), (seen[home], look_canon)]
-    text_blocks = [(said, lead), (said, np.concatenate([none, place_axes])), (said, word_canon)]
-
-    def weighted(blocks: list[tuple[Float, Float]], weights: tuple[float, float, float]) -> list[Float]:
-        return [m * (w / _length(rows @ m)) for (rows, m), w in zip(blocks, weights, strict=True)]
-
-    look, place, canon = weighted(image_blocks, options.image_weights)
-    empty = np.zeros((places.shape[1], options.descriptor_dim)), np.zeros((places.shape[1], options.canonical_dim))
-    image = np.block([[look, np.zeros((channels, options.embedding_dim)), canon], [empty[0], place, empty[1]]])
-    text = np.concatenate(weighted(text_blocks, options.text_weights), axis=1)
-    return Projection(
-        {name: value.astype(np.float32) for name, value in centre.items()},
-        {IMAGE: image.astype(np.float32), TEXT: text.astype(np.float32)},
+    canon_look = seen_from(options.canonical_shift)
+    image_rows = image_slots(outputs.features, outputs.embeddings, options.root).astype(np.float64)[home]
+    no_look, no_place = np.zeros(channels), np.zeros(places.shape[1])
+    place_centre = places[home & normal].mean(0)
+    image = _assemble(
+        image_rows,
+        [
+            (np.concatenate([look_centre, no_place]), _below(look_axes, places.shape[1])),
+            (
+                np.concatenate([no_look, place_centre]),
+                np.concatenate([np.zeros((channels, options.embedding_dim)), place_axes]),
+            ),
+            (np.concatenate([canon_look, no_place]), _below(look_canon, places.shape[1])),
+        ],
+        options.image_weights,
     )
+    text = _assemble(
+        words,
+        [
+            (word_centre, lead),
+            (word_centre, np.concatenate([np.zeros((width, options.embedding_dim)), place_axes])),
+            (word_centre, word_canon),
+        ],
+        options.text_weights,
+    )
+    return Projection({IMAGE: image[0], TEXT: text[0]}, {IMAGE: image[1], TEXT: text[1]}, normal_features, options.root)
+
+
+def _below(matrix: Float, rows: int) -> Float:
+    """Return a matrix with so many rows of zeros below it: slots that do not enter a block."""
+    return np.concatenate([matrix, np.zeros((rows, matrix.shape[1]))])
+
+
+def _assemble(
+    rows: Float, blocks: list[tuple[Float, Float]], weights: tuple[float, float, float]
+) -> tuple[Float32, Float32]:
+    """Return map and bias of blocks given as (centre, map), each scaled to its weight on `rows`."""
+    scaled = [m * (w / _length((rows - c) @ m)) for (c, m), w in zip(blocks, weights, strict=True)]
+    bias = np.concatenate([-c @ m for (c, _), m in zip(blocks, scaled, strict=True)])
+    return np.concatenate(scaled, axis=1).astype(np.float32), bias.astype(np.float32)
 
 
 def project_images(projection: Projection, outputs: Outputs) -> Float32:
     """Return the indexed vectors of a model's images."""
-    return projection(image_slots(outputs.features, outputs.embeddings), IMAGE)
+    return projection(image_slots(outputs.features, outputs.embeddings, projection.root), IMAGE)
 
 
 def project_texts(projection: Projection, outputs: Outputs) -> Float32:
