@@ -28,7 +28,7 @@ def encode(
     rows = read_manifest(manifest)
     encoder = configured_encoder(config, checkpoint)
     with progress_bar("encoding", quiet) as move:
-        encoded = encode_manifest(rows, encoder, batch_size, move)
+        encoded = encode_manifest(rows, encoder, batch_size, config.storage.rendition_short_side, move)
     for fault in encoded.faults:
         click.echo(fault, err=True)
     if encoded.faults:

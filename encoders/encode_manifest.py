@@ -57,9 +57,18 @@ def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def encode_manifest(
-    rows: Sequence[Sample], encoder: Encoder, batch_size: int = 32, progress: Progress | None = None
+    rows: Sequence[Sample],
+    encoder: Encoder,
+    batch_size: int = 32,
+    short_side: int = 512,
+    progress: Progress | None = None,
 ) -> EncodedManifest:
     """Encode every row's image and report.
+
+    Parameters
+    ----------
+    short_side : int
+        Pixels that DICOM images are read with at least: the service's, so that the vectors are the same.
 
     Returns
     -------
@@ -79,7 +88,7 @@ def encode_manifest(
         path = rows[row].image_path
         assert path is not None
         try:
-            return read_image(path, encoder.image_size)
+            return read_image(path, max(encoder.image_size, short_side))
         except UnreadableInstance as error:
             return f"row {row + 2}: {path.name}: {error}"
 
