@@ -1,0 +1,92 @@
+"""Train from random weights on drawn studies, export, evaluate: the ML team's commands, end to end."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.datasets import Example, write_manifest
+from encoders.phantom import draw
+
+SIDE, TRAINING, HELD_OUT = 64, 160, 100
+
+EXPERIMENT = """
+name = "phantoms"
+seed = 3
+[data]
+manifest = "studies.csv"
+cache_size = 72
+abnormal_weight = 1.5
+[image]
+tower = "torchvision:resnet18"
+pretrained = false
+size = 64
+augment = 0.5
+[text]
+width = 64
+extra_batch = 64
+[subspace]
+hidden = 128
+dim = 64
+[loss]
+contrastive = 0.3
+crossmodal = 0.1
+[train]
+epochs = 6
+batch = 16
+learning_rate = 1e-3
+tower_rate = 1e-3
+threads = 1
+"""
+
+
+def cxrfind(*arguments, cwd):
+    command = [sys.executable, "-m", "daemon", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with drawn studies and an experiment."""
+    root = tmp_path_factory.mktemp("scratch")
+    examples = []
+    for seed in range(TRAINING + HELD_OUT):
+        pixels, findings, text, impression = draw(seed, SIDE)
+        path = root / f"{seed}.png"
+        Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
+        examples.append(
+            Example(
+                "phantom", f"s{seed}", f"p{seed}", path, "frontal", text, impression, labels=findings,
+                split="train" if seed < TRAINING else "val",
+            )
+        )  # fmt: skip
+    write_manifest(examples, root / "studies.csv")
+    (root / "experiment.toml").write_text(EXPERIMENT, encoding="utf-8")
+    return root
+
+
+@pytest.mark.timeout(1200)
+def test_training_from_scratch_ends_better_than_chance_on_held_out_phantoms(folder):
+    cxrfind("train", "--config", "experiment.toml", "--out", "out", "--quiet", cwd=folder)
+    with (folder / "out" / "run" / "curves.csv").open(newline="", encoding="utf-8") as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 6
+    assert float(curves[-1]["loss.findings_image"]) < 0.8 * float(curves[0]["loss.findings_image"])
+
+    cxrfind(
+        "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "out/checkpoint",
+        "--out", "judged", "--no-baselines", "--quiet", cwd=folder,
+    )  # fmt: skip
+    results = json.loads((folder / "judged" / "results.json").read_text(encoding="utf-8"))
+    (pool,) = results["pools"]
+    lead = pool["retrieval"]["B"]["ndcg@10"]
+    assert lead["checkpoint"]["mean"] > lead["random"]["high"]
+    assert lead["random"]["reference_minus_this"][1] > 0
+    assert pool["macro_auc"]["checkpoint"] > 0.5
+    assert (folder / "judged" / "report.html").stat().st_size > 50_000
