@@ -26,7 +26,7 @@ from encoders.findings import label_array
 from encoders.preprocess import Preprocessing, squeeze, standardise
 from encoders.towers.gate import ChestGate
 from encoders.towers.image import build_image_tower
-from encoders.towers.model import MultimodalModel
+from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.towers.projection import Projection, image_slots, sigmoid, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower, build_text_tower, report_text
@@ -138,7 +138,7 @@ class CommonSubspaceEncoder:
                 pooled, embedding = model.embed_images(batch.to(self._device, memory_format=torch.channels_last))
                 findings = model.subspace.predict(embedding, "findings")
                 if "findings" in model.direct:
-                    findings = findings + model.direct["findings"](pooled)
+                    findings = findings + DIRECT_SHARE * model.direct["findings"](pooled)
                 parts.append((pooled, embedding, findings, model.subspace.predict(embedding, "view")))
         features, embedding, findings, view = (_array(torch.cat(column).cpu()) for column in zip(*parts, strict=True))
         return features, embedding, findings, view

@@ -12,6 +12,9 @@ from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower
 
+#: Weight of the direct predictions beside those through the subspace; chosen on validation.
+DIRECT_SHARE = 0.5
+
 ATTENTION = ("none", "crop", "both")
 
 

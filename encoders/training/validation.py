@@ -9,7 +9,7 @@ import torch
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
 from encoders.preprocess import Preprocessing
-from encoders.towers.model import MultimodalModel
+from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.training import metrics
 from encoders.training.arrays import Arrays
 from encoders.training.augment import plain, standardised
@@ -62,7 +62,7 @@ def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch:
 
 def finding_logits(outputs: Outputs) -> Float32:
     """Return the images' findings by the coupling matrix, plus by the direct predictions where there are any."""
-    return outputs.logits["findings"] + outputs.direct.get("findings", np.float32(0))
+    return outputs.logits["findings"] + DIRECT_SHARE * outputs.direct.get("findings", np.float32(0))
 
 
 def frontal_rows(arrays: Arrays, prefix: str) -> np.ndarray:
@@ -111,7 +111,7 @@ def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[st
         result[f"{source}.ndcg"] = b.means()["ndcg@10"]
         result[f"{source}.auc"] = mean_auc(outputs.logits["findings"][rows][:, 1:], labels[:, 1:])
         if outputs.direct:
-            both = outputs.logits["findings"][rows] + outputs.direct["findings"][rows]
+            both = finding_logits(outputs)[rows]
             result[f"{source}.auc_both"] = mean_auc(both[:, 1:], labels[:, 1:])
         if outputs.normal.any():
             seen = np.sqrt(np.maximum(outputs.features[rows], 0) + 1e-4) - outputs.normal
