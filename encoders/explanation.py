@@ -29,8 +29,8 @@ from encoders.towers.projection import FLOOR
 from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE
 
-#: Steps of the integral; the contributions then add up to the cosine within about 0.005.
-STEPS = 256
+#: Steps of the integral; the contributions then add up to the cosine within about 0.01.
+STEPS = 1024
 #: A finding is shared when both images have it with at least this probability.
 LEAST_PROBABILITY = 0.2
 #: Share of the overlay's colour where the heat is 1.
