@@ -41,7 +41,7 @@ def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch:
     features, embeddings = [], []
     with torch.inference_mode():
         for start in range(0, len(arrays.samples), batch):
-            raw = torch.from_numpy(np.ascontiguousarray(arrays.images[start : start + batch])).to(device)
+            raw = torch.from_numpy(np.array(arrays.images[start : start + batch])).to(device)
             images = standardised(plain(raw, constants.size), constants).to(memory_format=torch.channels_last)
             pooled, embedding = model.embed_images(images)
             features.append(pooled.float().cpu())
