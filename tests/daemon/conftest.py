@@ -1,15 +1,11 @@
 """Small DICOM objects for the worker's tests."""
 
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
-
-sys.path.insert(0, str(Path(__file__).parent))      # so that test_worker's bench can be imported
 
 
 def _write_dx(path, rows=300, columns=260, brightest=4095, **elements):

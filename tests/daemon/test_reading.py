@@ -82,7 +82,7 @@ def test_a_reader_that_is_killed_by_a_signal_names_it_and_is_replaced(tmp_path, 
 
 def test_an_object_that_needs_more_memory_than_allowed_is_refused_with_the_name_of_the_limit(tmp_path, write_dx):
     path = write_dx(tmp_path / "large.dcm", 9_900, 10_000)
-    with ReaderPool(1, 128, 60, 700_000_000) as pool:
+    with ReaderPool(1, 128, 60, 400_000_000) as pool:
         pool.submit(spooled(path, 1))
         pool.submit(spooled(write_dx(tmp_path / "a.dcm"), 2))
         large, good = take(pool, 2)

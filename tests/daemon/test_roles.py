@@ -75,12 +75,14 @@ def test_a_role_that_does_not_exist_is_a_fault_of_the_configuration_and_says_whi
 def test_a_signal_sets_stop_however_often_it_comes(number):
     program = (
         "import threading, sys; from daemon.roles import stop_on_signals; stop = threading.Event();"
-        "stop_on_signals(stop); print('up', flush=True); stop.wait(60); sys.exit(0 if stop.is_set() else 3)"
+        "stop_on_signals(stop); print('up', flush=True); stop.wait(60); sys.stdin.read();"
+        "sys.exit(0 if stop.is_set() else 3)"       # after the last signal: an interpreter that ends has no handlers
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         for _ in range(5):
             process.send_signal(number)
+        process.stdin.close()
         assert process.wait(20) == 0
 
 

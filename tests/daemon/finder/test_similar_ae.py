@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_encoder
-from conftest import IMPLICIT, RunningFinder, near
+from finder_archive import IMPLICIT, RunningFinder, near
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification

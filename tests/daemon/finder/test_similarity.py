@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import near
+from finder_archive import Archive, near
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_encoder import DIM, ToyEncoder, unit
@@ -229,8 +229,6 @@ def test_a_generation_is_scored_by_its_own_calibration_when_the_model_is_newer()
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
     """90 studies of 30 patients: one or two images, most with a report, sexes and dates of every kind."""
-    from conftest import Archive
-
     folder = tmp_path_factory.mktemp("crowd")
     archive = Archive(open_catalogue(folder / "catalogue.db"))
     random = np.random.default_rng(5)
