@@ -69,9 +69,7 @@ def _environment(data: Path) -> dict[str, str]:
     return environment
 
 
-@contextmanager
-def _service(config: Config, environment: dict[str, str], log: Path) -> Iterator[None]:
-    """Run ``cxrfind run`` until the block ends; raise DemoFailed with its own words when it does not come up."""
+def _check_ports(config: Config) -> None:
     for title, section in (("ingest", config.ingest), ("similar", config.similar)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,6 +80,11 @@ def _service(config: Config, environment: dict[str, str], log: Path) -> Iterator
                     f"port {section.port} cannot be used ({error.strerror}); "
                     f"choose another with CXRFIND_{title.upper()}__PORT, or unset it to let the demo choose"
                 ) from error
+
+
+@contextmanager
+def _service(config: Config, environment: dict[str, str], log: Path) -> Iterator[None]:
+    """Run ``cxrfind run`` until the block ends; raise DemoFailed with its own words when it does not come up."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "daemon", "run"], env=environment, stdout=output, stderr=output,
@@ -248,13 +251,14 @@ def run(dicom: Path | None, studies: int, out: Path) -> int:
     free = shutil.disk_usage(out).free
     if free < FREE_BYTES_NEEDED:
         raise DemoFailed(f"{free // 1_000_000} MB free in {out}, but the demo needs 1 GB; free some disk space")
+    environment = _environment(out / "data")
+    os.environ.update(environment)
+    config = load()
+    _check_ports(config)
     folder = dicom or out / "dicom"
     if dicom is None:
         shutil.rmtree(folder, ignore_errors=True)
         transfer.simulate(studies, 7, folder, None, "1024x1024", "mixed", None, None, quiet=False)
-    environment = _environment(out / "data")
-    os.environ.update(environment)
-    config = load()
     with _service(config, environment, out / "cxrfind.log"):
         facts = service_status.collect(config)
         console.print(f"service ready: {config.ingest.ae_title} on port {config.ingest.port}, "

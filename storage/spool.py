@@ -183,6 +183,11 @@ class Spool:
                 found[uid] = rows[0][0]
         return found
 
+    def waits(self, sop_instance_uid: str) -> bool:
+        """Return whether a SOP instance waits, or is being worked on."""
+        sql = "SELECT 1 FROM objects WHERE sop_instance_uid = ? AND state IN ('waiting', 'claimed') LIMIT 1"
+        return bool(self._journal.read(sql, (sop_instance_uid,)))
+
     # ---- the worker's side
 
     def claim(self, limit: int, owner: str) -> list[SpooledInstance]:

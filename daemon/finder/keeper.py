@@ -140,11 +140,16 @@ class Keeper:
             indexes = open_indexes(self._config, catalogue, generation)
         self._level_at = time.monotonic()
         self._similarity = Similarity(
-            catalogue, indexes, encoder, score_of(generation, encoder), partial=self.is_partial,
+            catalogue, indexes, encoder, score_of(generation, encoder),
+            partial=self.is_partial, waiting=self.is_waiting,
             default_results=self._config.similar.default_results, maximum_results=self._config.similar.maximum_results,
         )
 
     # ------------------------------------------------------------------------------------ jobs and facts
+
+    def is_waiting(self, sop_instance_uid: str) -> bool:
+        """Return whether an object was received here and still waits to be read or encoded."""
+        return self._spool is not None and self._spool.waits(sop_instance_uid)
 
     def is_partial(self) -> bool:
         """Return whether the indexes lack what the Catalogue has held for longer than a moment."""

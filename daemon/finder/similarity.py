@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from daemon.finder.errors import Loading, NoUsableIndex
+from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import Example, Leg, SimilarityQuery, example_of, legs_of, pooled
 from encoders.base import Basis, Encoder, Float32
 from storage.base import Catalogue, Int64, Kind, StudyRecord
@@ -70,6 +70,8 @@ class Similarity:
         The generation's calibration.
     partial : callable
         Returns True while the indexes lack what the Catalogue has held for longer than a moment.
+    waiting : callable
+        Returns True for a SOP Instance UID that was received and is not in the Catalogue yet.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Similarity:
         score: Scorer,
         *,
         partial: Callable[[], bool] = lambda: False,
+        waiting: Callable[[str], bool] = lambda sop_instance_uid: False,
         default_results: int = 20,
         maximum_results: int = 200,
     ) -> None:
         self.catalogue, self.indexes, self.encoder, self.score = catalogue, indexes, encoder, score
-        self.partial, self.default_results, self.maximum_results = partial, default_results, maximum_results
+        self.partial, self.waiting = partial, waiting
+        self.default_results, self.maximum_results = default_results, maximum_results
         self._unreported: tuple[int, list[str]] = (-1, [])
 
     def answer(self, query: SimilarityQuery) -> Answer:
@@ -100,7 +104,7 @@ class Similarity:
             Text or vectors were given and the model of this generation is not loaded.
         """
         generation = self.indexes.generation
-        examples = [example_of(self.catalogue, generation.generation_id, uid) for uid in query.uids]
+        examples = [self._example(uid) for uid in query.uids]
         if query.vectors:
             self._model_of_this_generation()        # vectors of two models are never compared
             examples.append(Example("", query.vectors))
@@ -134,6 +138,14 @@ class Similarity:
         flags = [TRUNCATED] if asked > self.maximum_results and len(ranked) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []
         return Answer(matches, tuple(flags), generation.model_id)
+
+    def _example(self, uid: str) -> Example:
+        try:
+            return example_of(self.catalogue, self.indexes.generation.generation_id, uid)
+        except ExampleUnknown:
+            if self.waiting(uid):
+                raise ExampleNotEncoded("the example is not encoded yet: ask again in a moment") from None
+            raise
 
     def unreported(self) -> list[str]:
         """Return the studies that have images and no report; kept until the indexes move on."""

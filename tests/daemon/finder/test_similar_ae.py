@@ -25,6 +25,7 @@ from daemon.finder import private
 from daemon.finder import run as run_finder
 from daemon.finder.similarity import Similarity
 from storage.base import InstanceState
+from storage.spool import Spool
 
 AXES = np.eye(DIM, dtype=np.float32)
 DICTIONARY = Path(__file__).resolve().parents[3] / "deploy" / "cxrfind.dic"
@@ -143,6 +144,21 @@ def test_a_query_that_cannot_be_answered_ends_with_its_status_and_says_why(runni
     assert final(found).Status == status
     assert comment in final(found).ErrorComment
     assert len(final(found).ErrorComment) <= 64
+
+
+def test_an_object_that_waits_in_the_spool_is_known_and_not_yet_encoded(running, tmp_path):
+    finder = running(fill)
+    spool = Spool(tmp_path / "data" / "spool")
+    path = spool.new_file()
+    path.write_bytes(b"object")
+    spool.accept(
+        path, sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1", sop_instance_uid="1.77.1", transfer_syntax_uid=IMPLICIT,
+        calling_ae_title="PACS", sha256="0" * 64, size_bytes=6,
+    )
+    assert final(finder.ask(request(private_keys={"QueryUID": "1.77.1"}))).Status == 0xC102
+    spool.quarantine(spool.claim(1, "w")[0].spool_id, "unreadable")
+    assert final(finder.ask(request(private_keys={"QueryUID": "1.77.1"}))).Status == 0xC101
+    spool.close()
 
 
 def test_a_bad_level_names_its_element(running):
