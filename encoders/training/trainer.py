@@ -360,7 +360,7 @@ class Trainer:
             sums = self.run_epoch()
             self.epoch += 1
             values = self.validate()
-            improved = summary(values) > self.best
+            improved = not values or summary(values) > self.best    # too few to judge by: the last epoch is kept
             if improved:
                 self.best, self.best_epoch = summary(values), self.epoch
             if self.rank == 0:

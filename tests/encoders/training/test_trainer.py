@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from encoders.base import ReportText
@@ -12,7 +13,7 @@ from encoders.phantom import draw
 from encoders.training.experiment import ExperimentError, load_experiment
 from encoders.training.export import ExportOptions, export
 from encoders.training.project import ProjectionOptions
-from encoders.training.trainer import CURVES_FILE, train
+from encoders.training.trainer import CURVES_FILE, STATE_FILE, train
 
 TOML = """
 name = "tiny"
@@ -85,6 +86,11 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path, manifest):
     assert "epoch 2/2" in seen
     assert "epoch 1/2" not in seen
     assert len((tmp_path / "run" / CURVES_FILE).read_text().splitlines()) == 3
+
+
+def test_with_too_few_validation_images_to_judge_by_the_last_epoch_is_kept(tmp_path, manifest):
+    train(_experiment(tmp_path, manifest, 2), tmp_path / "run")
+    assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=False)["epoch"] == 2
 
 
 def test_an_unknown_key_is_named_with_its_file(tmp_path):
