@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -11,7 +10,8 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_J
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from daemon.config import Config, StorageSection
+from daemon.config import Config
+from daemon.disk import disk_state
 
 log = structlog.get_logger(__name__)
 
@@ -57,13 +57,6 @@ class Jobs:
             log.warning("job.missed", job=event.job_id)
 
     def _check_disk(self) -> None:
-        free, low = disk_state(self._storage)
-        if low:
-            log.warning("disk.low", free_bytes=free, cure="C-STORE answers A700 until space is freed")
-
-
-def disk_state(storage: StorageSection) -> tuple[int, bool]:
-    """Return the free bytes of the storage folder's disk, and whether that is below the configured watermark."""
-    usage = shutil.disk_usage(storage.directory)
-    used_percent = 100.0 * (usage.total - usage.free) / usage.total
-    return usage.free, usage.free < storage.min_free_bytes or used_percent > storage.max_used_percent
+        free, passed = disk_state(self._storage.directory, self._storage)
+        if passed:
+            log.warning("disk.low", free_bytes=free, limit=passed, cure="C-STORE answers A700 until space is freed")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from daemon.command_set import StoreRequest
 from daemon.config import StorageSection
+from daemon.disk import disk_state
 from daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.listener.status import NoDataSet, NoSopInstance, NoSuchSopClass, OutOfResources
 from encoders.readers import READERS
@@ -51,13 +52,9 @@ class Watermark:
 
     def check(self) -> None:
         """Raise OutOfResources when a limit is passed."""
-        disk = os.statvfs(self._spool.directory)
-        free = disk.f_bavail * disk.f_frsize
-        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-        if free < self._section.min_free_bytes:
-            raise OutOfResources("disk nearly full: free bytes below the limit; try later")
-        if used > (used + free) * self._section.max_used_percent / 100:
-            raise OutOfResources("disk nearly full: used share above the limit; try later")
+        _, passed = disk_state(self._spool.directory, self._section)
+        if passed:
+            raise OutOfResources(f"disk nearly full: {passed}; try later")
         with self._lock:
             if time.monotonic() - self._depth_at > _DEPTH_INTERVAL_S:
                 self._depth, self._depth_at = self._spool.depth(), time.monotonic()

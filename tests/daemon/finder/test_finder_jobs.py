@@ -6,7 +6,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from daemon.config import Config
-from daemon.finder.jobs import Jobs, disk_state
+from daemon.finder.jobs import Jobs
 
 
 def config_of(tmp_path, **storage):
@@ -57,10 +57,3 @@ def test_a_job_that_is_still_running_when_its_turn_comes_again_is_counted_as_mis
         going_on.set()
         jobs.stop()
     assert jobs.missed >= 1
-
-
-def test_a_disk_below_its_watermark_is_low(tmp_path):
-    assert disk_state(config_of(tmp_path, min_free_bytes=0, max_used_percent=100).storage)[1] is False
-    free, low = disk_state(config_of(tmp_path, min_free_bytes=10**18).storage)
-    assert low is True
-    assert free > 0
