@@ -1,4 +1,4 @@
-"""kill -9 between every two steps of taking an object in: what was acknowledged is there, once; the rest can be sent."""
+"""kill -9 before every step of taking an object in: what was acknowledged is there, once; the rest can be sent."""
 
 from __future__ import annotations
 
