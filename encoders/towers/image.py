@@ -1,7 +1,8 @@
 """Image towers: standardised grey images to feature maps.
 
 A tower is an nn.Module with `channels` that maps float32 (n, 1, size, size) to feature maps (n, channels, h, w). One
-row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification backbone of torchvision.
+row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification backbone of torchvision, and
+``efficientnet-lite0@160+efficientnet-lite0@192`` puts towers side by side, each with its own input size.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class ImageTower(nn.Module):
             if all(not p.requires_grad for p in stage.parameters()):
                 stage.eval()
         return self
+
+    def pooled(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, channels)
+        """Return the means of the feature maps."""
+        result: Tensor = self(images).float().mean((2, 3))
+        return result
 
     def forward(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, c, h, w)
         result: Tensor = self.body(images)
@@ -84,12 +90,15 @@ class _TimmFeatures(nn.Module):
         return result
 
 
-def efficientnet_lite0(pretrained: bool) -> ImageTower:
-    """Return EfficientNet-Lite0 (Tan & Le, ICML 2019; Lite: no squeeze-and-excitation, ReLU6), 1280 channels."""
+def efficientnet_lite0(pretrained: bool, drop_path: float = 0.0) -> ImageTower:
+    """Return EfficientNet-Lite0 (Tan & Le, ICML 2019; Lite: no squeeze-and-excitation, ReLU6), 1280 channels.
+
+    `drop_path` is the rate of stochastic depth in the last block, growing linearly from 0 (Huang et al., ECCV 2016).
+    """
     declare_missing_operators()
     import timm
 
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_path_rate=drop_path)
     if pretrained:
         _load_lite0_tensors(model)
     model.classifier = nn.Identity()
@@ -131,15 +140,31 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
     return ImageTower(body, int(channels), list(body.children()))
 
 
-IMAGE_TOWERS: dict[str, Callable[[bool], ImageTower]] = {"efficientnet-lite0": efficientnet_lite0}
+IMAGE_TOWERS: dict[str, Callable[[bool, float], ImageTower]] = {"efficientnet-lite0": efficientnet_lite0}
 
 
-def build_image_tower(name: str, pretrained: bool) -> ImageTower:
-    """Return the tower of a row of IMAGE_TOWERS or of ``torchvision:<name>``."""
+def build_image_tower(name: str, pretrained: bool, drop_path: float = 0.0) -> ImageTower:
+    """Return the tower of a row of IMAGE_TOWERS, of ``torchvision:<name>``, or several joined by ``+``.
+
+    Raises
+    ------
+    TowerError
+        If there is no such tower, or it cannot be had as asked for.
+    """
+    if "+" in name or "@" in name:
+        from encoders.towers.side_by_side import SideBySide
+
+        parts = [part.partition("@") for part in name.split("+")]
+        if any(at and not size.isdecimal() for _, at, size in parts):
+            raise TowerError(f"{name!r}: the size behind each @ is a number of pixels, e.g. efficientnet-lite0@160")
+        members = [build_image_tower(member, pretrained, drop_path) for member, _, _ in parts]
+        return SideBySide(members, [int(size or 0) for _, _, size in parts])
     if name.startswith("torchvision:"):
+        if drop_path:
+            raise TowerError(f"{name} is built without stochastic depth; set image.drop_path = 0")
         return torchvision_backbone(name.removeprefix("torchvision:"), pretrained)
     try:
-        return IMAGE_TOWERS[name](pretrained)
+        return IMAGE_TOWERS[name](pretrained, drop_path)
     except KeyError:
         known = ", ".join([*IMAGE_TOWERS, "torchvision:<name>"])
         raise TowerError(f"there is no image tower {name!r}; known: {known}") from None

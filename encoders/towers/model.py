@@ -54,6 +54,7 @@ class MultimodalModel(nn.Module):
         self.subspace = subspace
         self.attention = attention
         outputs = subspace.outputs if direct else {}
+        self.dropout = nn.Dropout(subspace.dropout.p)
         self.direct = nn.ModuleDict({name: nn.Linear(image_tower.channels, n) for name, n in outputs.items()})
         for parameter in self.direct.parameters():
             nn.init.zeros_(parameter)
@@ -61,13 +62,13 @@ class MultimodalModel(nn.Module):
         self.register_buffer("normal", torch.zeros(image_tower.channels))
 
     def image_features(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, channels)
+        if self.attention == "none":
+            return self.image_tower.pooled(images)
         maps = self.image_tower(images)
         pooled: Tensor = maps.float().mean((2, 3))
-        if self.attention == "none":
-            return pooled
         with torch.no_grad():
             attended = crop(images, attended_boxes(maps))
-        focused: Tensor = self.image_tower(attended).float().mean((2, 3))
+        focused = self.image_tower.pooled(attended)
         return focused if self.attention == "crop" else (pooled + focused) / 2
 
     @staticmethod

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from encoders.base import FINDING_NAMES
+from encoders.checkpoint import read_card, verify_weights
 from encoders.preprocess import Preprocessing
 from encoders.towers.image import build_image_tower
 from encoders.towers.model import MultimodalModel
@@ -47,12 +49,25 @@ def fit_text_tower(experiment: Experiment, texts: Sequence[str]) -> TextTower:
     return tower
 
 
+def _tower_tensors(start: Path) -> dict[str, torch.Tensor]:
+    """Return the state-dict of an image tower: of a file of its own, or out of a checkpoint's folder."""
+    if not start.is_dir():
+        tensors: dict[str, torch.Tensor] = torch.load(start, map_location="cpu", weights_only=True)
+        return tensors
+    prefix = "model.image_tower."
+    whole = load_file(verify_weights(start, read_card(start)))
+    return {name.removeprefix(prefix): value.float() for name, value in whole.items() if name.startswith(prefix)}
+
+
 def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[Vocabulary]) -> MultimodalModel:
     """Return a new model with seeded weights."""
     torch.manual_seed(experiment.seed)
-    image = build_image_tower(experiment.image.tower, experiment.image.pretrained and experiment.image.weights is None)
-    if experiment.image.weights is not None:
-        image.load_state_dict(torch.load(experiment.image.weights, map_location="cpu", weights_only=True))
+    start = experiment.image.weights
+    image = build_image_tower(
+        experiment.image.tower, experiment.image.pretrained and start is None, experiment.image.drop_path
+    )
+    if start is not None:
+        image.load_state_dict(_tower_tensors(start))
     image.freeze(experiment.image.freeze)
     outputs = {"findings": len(FINDING_NAMES), "view": 1, **{v.name: len(v.labels) for v in vocabularies}}
     space = experiment.subspace

@@ -50,7 +50,8 @@ class ImageSection(_Section):
 
     tower: str = Field("efficientnet-lite0", description="efficientnet-lite0 or torchvision:<name>")
     pretrained: bool = Field(True, description="start from ImageNet tensors")
-    weights: Path | None = Field(None, description="state-dict of the tower to start from")
+    weights: Path | None = Field(None, description="to start from: a tower's state-dict, or a checkpoint's folder")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth: rate of the last block")
     size: int = Field(224, ge=32, description="side of the input in pixels")
     freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")
     attention: Literal["none", "crop", "both"] = Field("none", description="deep descriptors")

@@ -115,7 +115,8 @@ def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[s
     for name, layer in model.direct.items() if weights.direct else ():
         wanted = batch.labels if name == "findings" else batch.auxiliary.get(name)
         if wanted is not None:
-            result[f"direct_{name}"] = weights.direct * masked_bce(layer(features), wanted, weights.smoothing)
+            said = layer(model.dropout(features))
+            result[f"direct_{name}"] = weights.direct * masked_bce(said, wanted, weights.smoothing)
     if weights.descriptor:
         result["descriptor"] = weights.descriptor * _descriptor(model, features, batch, weights.temperature)
     if weights.triplet:
