@@ -201,11 +201,13 @@ def end(process: subprocess.Popen[Any], grace_s: float = 15) -> float:
 
 
 def number(value: float) -> str:
-    """Return a value with three digits that mean something."""
+    """Return a value with about three digits that mean something."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3g}"
+    if size >= 1:
+        return f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    return f"{value:.3f}" if size >= 0.01 else f"{value:.3g}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -223,25 +225,30 @@ def verdict(each: Ratio) -> str:
     return {None: "", True: "met", False: "missed"}[each.met]
 
 
-def show(suite: Suite, console: Console | None = None) -> None:
+def console() -> Console:
+    """Return where to print; wide where no terminal says how wide."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def show(suite: Suite) -> None:
     """Print a suite as tables."""
-    console = console or Console()
-    console.print()
-    console.print(suite.title, style="bold", markup=False)
+    out = console()
+    out.print()
+    out.print(suite.title, style="bold", markup=False)
     if suite.ratios:
         table = Table("ratio", "median", "least – most", "target", "", box=None, pad_edge=False)
         for each in suite.ratios:
             colour = {None: "default", True: "green", False: "red"}[each.met]
             word = f"[{colour}]{verdict(each)}[/{colour}]"
             table.add_row(escape(each.name), number(each.median), spread(each.values), target_of(each), word)
-        console.print(table)
+        out.print(table)
     if suite.figures:
         table = Table("figure", "median", "least – most", "unit", box=None, pad_edge=False)
         for figure in suite.figures:
             table.add_row(escape(figure.name), number(figure.median), spread(figure.values), figure.unit)
-        console.print(table)
+        out.print(table)
     for note in suite.notes:
-        console.print(f"  {note}", style="dim", markup=False)
+        out.print(f"  {note}", style="dim", markup=False)
 
 
 def main(run: Callable[[Options], Suite]) -> None:
