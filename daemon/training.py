@@ -1,11 +1,13 @@
-"""The commands of ML teams: ``train``, ``manifest`` and ``evaluate``."""
+"""The commands of ML teams: ``manifest``, ``train``, ``average``, ``export`` and ``evaluate``."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -203,7 +205,7 @@ def train(
     experiment_file: Path | None,
     out: Path,
     resume: bool,
-    export: bool,
+    with_export: bool,
     quiet: bool,
     site: Config | None = None,
 ) -> None:
@@ -236,27 +238,54 @@ def train(
     if not first:
         return
     click.echo(f"best model: {best}; curves: {best.parent / trainer.CURVES_FILE}")
-    if export:
-        click.echo(f"checkpoint: {_export(out, experiment.name, sorted(_datasets_of(experiment.data.manifest)))}")
+    if with_export:
+        export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, experiment.name)
+
+
+def average(runs: Sequence[str], out: Path, size: int | None) -> None:
+    """Write the mean of runs, given as ``folder``, ``folder:last`` or either with ``=share``, as a run of its own."""
+    from encoders.training.soup import average_runs
+
+    shares: dict[str, float] = {}
+    for each in runs:
+        name, _, share = each.rpartition("=") if "=" in each else (each, "", "1")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            shares[name] = -1.0
+        if not 0 < shares[name] < math.inf:
+            raise click.UsageError(f"{each!r}: the share is a number above 0, for instance runs/finish:last=0.5")
+    click.echo(f"mean of {len(shares)} runs: {average_runs(shares, Path(), str(out), size)}")
+
+
+def export(
+    run: Path, out: Path, name: str | None = None, options_file: Path | None = None, manifest: Path | None = None
+) -> None:
+    """Make a checkpoint of a run; text and scores are fitted on its first data set with reports, or as options say."""
+    from encoders.training.build import find_run, load_run
+    from encoders.training.export import ExportOptions, read_options
+    from encoders.training.export import export as make_checkpoint
+    from encoders.training.project import ProjectionOptions
+
+    folder = find_run(str(run), run.parent)
+    experiment = load_run(folder).experiment
+    options = read_options(options_file) if options_file else ExportOptions(name=experiment.name)
+    projection = options.projection
+    with_reports = sorted(_datasets_of(manifest or experiment.data.manifest))
+    if not with_reports:
+        raise EncodersError("no report in the val split, so scores cannot be calibrated; train with --no-export")
+    unset = projection.paired == ProjectionOptions().paired
+    if unset and not any(dataset.startswith(projection.paired) for dataset in with_reports):
+        projection = replace(projection, paired=with_reports[0])
+    card = {"command": " ".join(sys.argv[1:]), **options.card}
+    options = replace(options, name=name or options.name, projection=projection, card=card)
+    click.echo(f"checkpoint: {make_checkpoint(folder, out, options, manifest)}")
 
 
 def _datasets_of(path: Path) -> set[str]:
     from encoders.training.manifest import read_manifest
 
     return {sample.dataset for sample in read_manifest(path, "val") if sample.has_report}
-
-
-def _export(out: Path, name: str, with_reports: Sequence[str]) -> Path:
-    """Export a run; text and score calibration are fitted on the first data set with reports."""
-    from encoders.training.export import ExportOptions, export
-    from encoders.training.project import ProjectionOptions
-
-    if not with_reports:
-        raise EncodersError("no report in the val split, so scores cannot be calibrated; use --no-export")
-    preferred = [dataset for dataset in with_reports if dataset.startswith(ProjectionOptions().paired)]
-    projection = ProjectionOptions(paired=(preferred or list(with_reports))[0])
-    options = ExportOptions(name=name, projection=projection, card={"command": " ".join(sys.argv[1:])})
-    return export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, options)
 
 
 # ---------------------------------------------------------------------------------------------- evaluate

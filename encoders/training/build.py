@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from encoders.base import FINDING_NAMES
+from encoders.base import FINDING_NAMES, EncodersError
 from encoders.checkpoint import read_card, verify_weights
 from encoders.preprocess import Preprocessing
 from encoders.towers.image import build_image_tower
@@ -21,6 +21,29 @@ from encoders.training.arrays import Vocabulary
 from encoders.training.experiment import Experiment
 
 STATE_FILE = "best.pt"
+
+
+class RunError(EncodersError):
+    """A training run cannot be found or averaged; the message says where it was looked for."""
+
+
+def find_run(name: str, beside: Path) -> Path:
+    """Return the folder of a run: a path, or the name of a run in the folder `beside` or in the one above it.
+
+    ``cxrfind train --out X`` makes its run in ``X/run``: X names it, too.
+
+    Raises
+    ------
+    RunError
+        If there is no run there.
+    """
+    places = [Path(name), beside / name, beside.parent / name]
+    for place in places:
+        for folder in (place, place / "run"):
+            if (folder / STATE_FILE).is_file():
+                return folder
+    looked = ", ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise RunError(f"there is no run {name!r}: no {STATE_FILE} in {looked}, nor in a folder 'run' there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +107,14 @@ def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[
 
 
 def load_run(folder: Path) -> Trained:
-    """Return the best model of a run."""
+    """Return the best model of a run.
+
+    Raises
+    ------
+    RunError
+        If the folder holds none.
+    """
+    folder = find_run(str(folder), folder.parent)
     saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=False)
     experiment = Experiment.model_validate(saved["experiment"])
     text = build_text_tower(experiment.text.tower, width=experiment.text.width)

@@ -100,7 +100,7 @@ class LossSection(_Section):
 class TrainSection(_Section):
     """How it is trained."""
 
-    initial: str = Field("", description="run to go on from: a folder beside this run's output")
+    initial: str = Field("", description="run to go on from: a path, or the name of a run beside this one")
     epochs: int = Field(10, ge=1)
     stop_after: int = Field(0, ge=0, description="end after so many epochs although the schedule is longer; 0: no")
     pairs_first_epochs: int = Field(0, ge=0, description="partial pairing: that many epochs on pairs alone")
@@ -113,6 +113,7 @@ class TrainSection(_Section):
     warmup: float = Field(0.05, ge=0, le=1, description="share of all steps")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation; 0: never")
+    keep: Literal["best", "last"] = Field("best", description="which epoch is the result: best on validation, or last")
     device: str = "cpu"
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch likes")
     autocast: Literal["none", "bfloat16", "float16"] = "none"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
@@ -21,6 +23,7 @@ from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import Trained, load_run
 from encoders.training.calibration import platt, score_knots
+from encoders.training.experiment import ExperimentError
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
@@ -51,6 +54,8 @@ class ExportOptions:
         More for the card: data, licences, metrics, commands.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     name: str = "cxrfind-mmdl"
     projection: ProjectionOptions = field(default_factory=ProjectionOptions)
     report_weight: float = 0.5
@@ -60,6 +65,23 @@ class ExportOptions:
     per_source: int = 2500
     seed: int = 0
     card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_options(path: Path) -> ExportOptions:
+    """Return the options of a TOML file: the attributes of ExportOptions, ``[projection]`` and ``[card]``.
+
+    Raises
+    ------
+    ExperimentError
+        One line per fault: file, key, what is expected.
+    """
+    try:
+        return TypeAdapter(ExportOptions).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read as TOML ({error})") from error
+    except ValidationError as error:
+        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ExperimentError("\n".join(lines)) from error
 
 
 def pooled_features(model: MultimodalModel, images: Float32, constants: Preprocessing) -> Float32:
@@ -174,13 +196,21 @@ def _first_pairs(arrays: Arrays, prefix: str) -> np.ndarray:
     return paired
 
 
-def export(run_folder: Path, output: Path, options: ExportOptions) -> Path:
+def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Path | None = None) -> Path:
     """Write the checkpoint of a run; return its folder.
 
     Projection and gate are fitted on training images, calibrations and threshold on validation images.
+
+    Parameters
+    ----------
+    manifest : Path or None
+        The data, if it no longer lies where the run found it.
     """
     trained = load_run(run_folder)
     model, constants, experiment = trained.model, trained.constants, trained.experiment
+    if manifest is not None:
+        data = experiment.data.model_copy(update={"manifest": manifest})
+        experiment = experiment.model_copy(update={"data": data})
     cache = run_folder.parent / "cache"
     held_out = build_arrays(select(experiment, "val"), trained.vocabularies, constants.size, cache)
     arrays = build_arrays(select(experiment, "train"), trained.vocabularies, constants.size, cache)
@@ -239,4 +269,4 @@ def _embed_texts(trained: Trained, projection: Projection, texts: Sequence[str])
     return projection(text_slots(features.float().numpy(), embedding.float().numpy()), TEXT)
 
 
-__all__ = ["ExportOptions", "export"]
+__all__ = ["ExportOptions", "export", "read_options"]

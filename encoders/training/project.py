@@ -8,9 +8,11 @@ descriptor and text features go together (regularised canonical correlation; Hot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from encoders.base import Float32
 from encoders.towers.projection import Projection, descriptor, image_slots, text_slots, unit_rows
@@ -47,6 +49,8 @@ class ProjectionOptions:
     ridge, canonical_ridge : float
         Penalties, in units of the inputs' mean variance.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     paired: str = "iu-xray"
     descriptor_dim: int = 416

@@ -21,7 +21,7 @@ from encoders.preprocess import Preprocessing
 from encoders.towers.model import MultimodalModel
 from encoders.training.arrays import Arrays, Vocabulary, build_arrays, build_vocabulary
 from encoders.training.augment import augment, plain, standardised
-from encoders.training.build import STATE_FILE, build_model, fit_text_tower, load_run
+from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
 from encoders.training.objective import Batch, losses
@@ -122,7 +122,7 @@ class Trainer:
             data = experiment.data
             folder = output.parent / "cache" / "phantoms"
             samples += phantom_samples(data.phantoms, FIRST_PHANTOM, data.cache_size, folder, "train")
-        earlier = load_run(output.parent / settings.initial) if settings.initial else None
+        earlier = load_run(find_run(settings.initial, output.parent)) if settings.initial else None
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
         cache = output.parent / "cache"
@@ -360,7 +360,8 @@ class Trainer:
             sums = self.run_epoch()
             self.epoch += 1
             values = self.validate()
-            improved = not values or summary(values) > self.best    # too few to judge by: the last epoch is kept
+            # Too few to judge by: the last epoch is kept.
+            improved = settings.keep == "last" or not values or summary(values) > self.best
             if improved:
                 self.best, self.best_epoch = summary(values), self.epoch
             if self.rank == 0:

@@ -90,3 +90,19 @@ def test_training_from_scratch_ends_better_than_chance_on_held_out_phantoms(fold
     assert lead["random"]["reference_minus_this"][1] > 0
     assert pool["macro_auc"]["checkpoint"] > 0.5
     assert (folder / "judged" / "report.html").stat().st_size > 50_000
+
+
+def test_runs_are_averaged_and_exported_with_options(folder):
+    """After the training above: the mean of its best and last epoch becomes a checkpoint of its own name."""
+    (folder / "export.toml").write_text('negatives = 60\n[card]\nlicence = "none"\n', encoding="utf-8")
+    cxrfind("average", "out", "out:last=0.5", "--out", "mean", cwd=folder)
+    said = cxrfind(
+        "export", "--run", "mean", "--out", "named", "--name", "mine", "--options", "export.toml", cwd=folder
+    )
+    assert "named" in said
+    card = json.loads((folder / "named" / "card.json").read_text(encoding="utf-8"))
+    assert (card["name"], card["licence"]) == ("mine", "none")
+    assert card["command"].startswith("export --run mean")
+    cxrfind("encode", "--manifest", "studies.csv", "--checkpoint", "named", "--out", "v.npz", "--quiet", cwd=folder)
+    vectors = np.load(folder / "v.npz")["image"]
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)

@@ -56,12 +56,13 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def small_experiment(manifest):
-    """Return a function (folder, epochs, direct) -> Experiment."""
+    """Return a function (folder, epochs, direct, settings of [train]) -> Experiment."""
 
-    def write(folder, epochs=1, direct=True):
+    def write(folder, epochs=1, direct=True, **settings):
         path = folder / f"tiny-{epochs}-{direct}.toml"
         text = TOML.format(manifest=manifest, epochs=epochs)
         path.write_text(text.replace("direct = true", f"direct = {str(direct).lower()}"))
-        return load_experiment(path)
+        experiment = load_experiment(path)
+        return experiment.model_copy(update={"train": experiment.train.model_copy(update=settings)})
 
     return write

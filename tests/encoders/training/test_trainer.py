@@ -8,8 +8,9 @@ import torch
 from encoders.base import ReportText
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
+from encoders.training.build import RunError, load_run
 from encoders.training.experiment import ExperimentError, load_experiment
-from encoders.training.export import ExportOptions, export
+from encoders.training.export import ExportOptions, export, read_options
 from encoders.training.project import ProjectionOptions
 from encoders.training.trainer import CURVES_FILE, STATE_FILE, train
 
@@ -46,3 +47,43 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path):
     path.write_text('name = "x"\n[data]\nmanifest = "m.csv"\n[train]\nepoch = 3\n')
     with pytest.raises(ExperimentError, match=r"x\.toml, key train\.epoch"):
         load_experiment(path)
+
+
+def _weight(folder):
+    return load_run(folder).model.subspace.third.weight.detach()
+
+
+def test_a_run_goes_on_from_a_named_run_beside_it_or_from_a_path(tmp_path, small_experiment):
+    train(small_experiment(tmp_path, 1), tmp_path / "first" / "run")
+    still = {"learning_rate": 1e-12, "tower_rate": 0.0, "ema": 0.0}
+    for place, initial in (("second/run", "first"), ("other", str(tmp_path / "first" / "run"))):
+        train(small_experiment(tmp_path, 1, initial=initial, **still), tmp_path / place)
+        assert torch.allclose(_weight(tmp_path / place), _weight(tmp_path / "first"), atol=1e-6)
+
+
+def test_a_run_to_go_on_from_that_is_not_there_is_named_with_the_places(tmp_path, small_experiment):
+    with pytest.raises(RunError, match=r"'soup-9'.*best\.pt.*soup-9") as fault:
+        train(small_experiment(tmp_path, 1, initial="soup-9"), tmp_path / "out" / "run")
+    assert str(tmp_path / "out" / "soup-9") in str(fault.value)
+    assert str(tmp_path / "soup-9") in str(fault.value)
+
+
+def test_the_last_epoch_is_kept_where_the_experiment_says_so(tmp_path, small_experiment):
+    from encoders.training.trainer import Trainer
+
+    trainer = Trainer(small_experiment(tmp_path, 2, keep="last"), tmp_path / "run")
+    trainer.best = 1e9  # nothing will ever look better
+    trainer.validate = lambda: {"iu-xray.ndcg": 0.5}
+    assert [epoch for epoch, _ in trainer.epochs()] == [1, 2]
+    assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=False)["epoch"] == 2
+
+
+def test_export_options_are_read_from_a_file_and_an_unknown_key_is_named(tmp_path):
+    path = tmp_path / "export.toml"
+    path.write_text('per_source = 40\n[projection]\nimage_weights = [1, 0.5, 0]\n[card]\nlicence = "x"\n')
+    options = read_options(path)
+    assert (options.per_source, options.projection.image_weights) == (40, (1.0, 0.5, 0.0))
+    assert options.card == {"licence": "x"}
+    path.write_text("[projection]\nshft = 1\n")
+    with pytest.raises(ExperimentError, match=r"export\.toml, key projection\.shft"):
+        read_options(path)

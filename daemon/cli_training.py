@@ -1,0 +1,154 @@
+"""The commands of ML teams: data sets, training, checkpoints, evaluation, vectors and labels of a CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daemon.cli_options import config_option
+from daemon.config import load
+
+
+@click.command()
+@config_option
+@click.option("--manifest", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV with study_id,image_path,findings,impression; image_path relative to the CSV.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The .npz file to write.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of a checkpoint; default: the configured or shipped one.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images encoded at once.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def encode(config_path: Path | None, **options: Any) -> None:
+    """Encode the images (JPEG, PNG, DICOM) and report texts of a CSV.
+
+    Writes study_id, image (n, dim), report (n, dim), image_findings (n, 14 probabilities), report_findings
+    (n, 14 of 1, 0, -1 uncertain, NaN) and finding_names; NaN rows where a part is absent.
+    """
+    from daemon import models
+
+    models.encode(load(config_path), **options)
+
+
+@click.command()
+@click.option("--csv", "source", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV with study_id,findings,impression.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The CSV file to write.")
+def label(source: Path, out: Path) -> None:
+    """Find the 14 CheXpert observations in report texts: 1, 0, -1 uncertain, empty not mentioned."""
+    from encoders.findings import label_csv
+
+    click.echo(f"{label_csv(source, out)} reports labelled: {out}")
+
+
+@click.command()
+@config_option
+@click.option("--dataset", required=True,
+              help="Which layout: mimic-cxr-jpg, iu-xray, chexpert, dicom-folder, ...; catalogue: the site's own.")
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="The data set's own folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The CSV file to write.")
+@click.option("--seed", default=0, show_default=True, help="Of the split, where the data set gives none.")
+def manifest(config_path: Path | None, dataset: str, root: Path | None, out: Path, seed: int) -> None:
+    """Write a data set or the catalogue as the CSV manifest that train and evaluate read.
+
+    Without a split of its own it is split by patient, identical report texts in one split. Of the catalogue the images
+    are written, too, beside the CSV: patients' images and reports.
+    """
+    from daemon import training
+
+    training.manifest(load(config_path), dataset, root, out, seed)
+
+
+@click.command()
+@click.option("--config", "experiment", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="TOML file of the experiment; not needed with --from-catalogue.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the run and of the checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
+@click.option("--from-catalogue", is_flag=True,
+              help="Train on the site's own images and reports; --out then holds patients' images.")
+@click.option("--service-config", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              envvar="CXRFIND_CONFIG", help="The running service's TOML file, for --from-catalogue.")
+@click.option("--no-export", is_flag=True, help="Keep the run only; make no checkpoint folder.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(
+    experiment: Path | None, out: Path, resume: bool, from_catalogue: bool, service_config: Path | None,
+    no_export: bool, quiet: bool,
+) -> None:
+    """Train a model as an experiment file says, and export it as a checkpoint that the service can load.
+
+    Several GPUs or machines: torchrun --nproc-per-node 4 -m daemon train ...
+    """
+    from daemon import training
+
+    if experiment is None and not from_catalogue:
+        raise click.UsageError("name the experiment's file: --config experiment.toml, or train --from-catalogue")
+    training.train(experiment, out, resume, not no_export, quiet, load(service_config) if from_catalogue else None)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN[:last][=SHARE]...")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new run.")
+@click.option("--size", type=click.IntRange(32), help="Side of its input in pixels; default: that of the first run.")
+def average(runs: tuple[str, ...], out: Path, size: int | None) -> None:
+    """Average the weights of runs that go back to the same first run, and keep the result as a run.
+
+    RUN is a folder of cxrfind train; RUN:last takes its last epoch, not its best one; shares are 1 where none is given.
+    """
+    from daemon import training
+
+    training.average(runs, out, size)
+
+
+@click.command()
+@click.option("--run", "run_folder", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of cxrfind train or cxrfind average.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the checkpoint.")
+@click.option("--name", help="What the model is called; default: as the options or the experiment say.")
+@click.option("--options", "options_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="TOML file: per_source, report_weight, ..., [projection], [card] (encoders.training.export).")
+@click.option("--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="The data, if it no longer lies where the run found it.")
+def export(
+    run_folder: Path, out: Path, name: str | None, options_file: Path | None, manifest: Path | None
+) -> None:
+    """Make a checkpoint of a run: projection, calibration, gate, weights and card.
+
+    Projection and gate are fitted on the training split, calibrations on the validation split.
+    """
+    from daemon import training
+
+    training.export(run_folder, out, name, options_file, manifest)
+
+
+@click.command()
+@config_option
+@click.option("--manifest", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV of images with findings (column chexpert), and reports where there are any.")
+@click.option("--split", help="Only rows of this split, for instance val.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of the checkpoint to judge; default: the configured or shipped one.")
+@click.option("--against", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Another checkpoint in the same tables; may be repeated.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder that gets results.json and report.html.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How often chance is drawn.")
+@click.option("--limit", default=2000, show_default=True, type=click.IntRange(0),
+              help="At most this many studies of each source; 0: all.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True,
+              help="Frozen ImageNet features, raw pixels, findings only, TF-IDF of the reports.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(config_path: Path | None, **options: Any) -> None:
+    """Measure retrieval, findings and calibration of a checkpoint, beside baselines and chance.
+
+    Writes results.json and report.html, a page that needs no other file and holds small pictures of the images.
+    """
+    from daemon import training
+
+    training.evaluate(load(config_path), **options)
+
+
+COMMANDS = (encode, label, manifest, train, average, export, evaluate)
