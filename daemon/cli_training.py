@@ -103,6 +103,20 @@ def average(runs: tuple[str, ...], out: Path, size: int | None) -> None:
 
 
 @click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new run.")
+@click.option("--hidden", default=512, show_default=True, type=click.IntRange(8), help="Width of its new subspace.")
+def stack(runs: tuple[str, ...], out: Path, hidden: int) -> None:
+    """Put the image towers of runs side by side in one run: an ensemble that is one model.
+
+    Its subspace is new: train it by an experiment with train.initial = the new run and image.freeze = 99.
+    """
+    from daemon import training
+
+    training.stack(runs, out, hidden)
+
+
+@click.command()
 @click.option("--run", "run_folder", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder of cxrfind train or cxrfind average.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
@@ -151,4 +165,4 @@ def evaluate(config_path: Path | None, **options: Any) -> None:
     training.evaluate(load(config_path), **options)
 
 
-COMMANDS = (encode, label, manifest, train, average, export, evaluate)
+COMMANDS = (encode, label, manifest, train, average, stack, export, evaluate)

@@ -1,4 +1,4 @@
-"""The commands of ML teams: ``manifest``, ``train``, ``average``, ``export`` and ``evaluate``."""
+"""The commands of ML teams: ``manifest``, ``train``, ``average``, ``stack``, ``export`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -256,6 +256,15 @@ def average(runs: Sequence[str], out: Path, size: int | None) -> None:
         if not 0 < shares[name] < math.inf:
             raise click.UsageError(f"{each!r}: the share is a number above 0, for instance runs/finish:last=0.5")
     click.echo(f"mean of {len(shares)} runs: {average_runs(shares, Path(), str(out), size)}")
+
+
+def stack(runs: Sequence[str], out: Path, hidden: int) -> None:
+    """Write a run with the image towers of other runs side by side."""
+    from encoders.training.build import find_run
+    from encoders.training.stack import stack_runs
+
+    folders = [find_run(run, Path()) for run in runs]
+    click.echo(f"{len(folders)} image towers side by side: {stack_runs(folders, out, hidden)}")
 
 
 def export(

@@ -145,6 +145,11 @@ def test_a_command_without_what_it_needs_says_what_is_missing(arguments, cure, t
     assert cure in result.output
 
 
+def test_stack_names_the_run_that_is_not_there(tmp_path):
+    result = CliRunner().invoke(cli, ["stack", "gone-a", "gone-b", "--out", str(tmp_path / "both")])
+    assert "gone-a" in str(result.exception)
+
+
 @pytest.mark.parametrize(("text", "age"), [("063Y", "63"), ("006M", "0"), ("", ""), ("ABCY", "")])
 def test_an_age_string_becomes_years(text, age):
     assert training._age(text) == age
