@@ -61,7 +61,9 @@ def profiler(name: str, kind: str, output: Path) -> list[str]:
     if not program.exists():
         raise SystemExit(f"no {program}: install the dev extra (pip install -e '.[dev]')")
     place = output / f"{name}.{PROFILES[kind]}"
-    return [str(program), "record", "--subprocesses", "--format", kind, "--output", str(place), "--"]
+    # many processes at once: it must neither hold them up nor fall behind
+    how = ["--subprocesses", "--nonblocking", "--rate", "50", "--format", kind, "--output", str(place)]
+    return [str(program), "record", *how, "--"]
 
 
 def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 #: Libraries whose version moves a figure; those that are not installed are left out.
 LIBRARIES = (
-    "torch", "onnxruntime", "openvino", "numpy", "hnswlib", "faiss-cpu", "pynetdicom", "pydicom", "imagecodecs",
+    "torch", "onnxruntime", "openvino", "numpy", "hnswlib", "simsimd", "faiss-cpu", "pynetdicom", "pydicom",
+    "imagecodecs",
 )  # fmt: skip
 #: Instruction sets that decide how fast a model and a vector search can be.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
