@@ -7,8 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ class Arrays:
 
     Attributes
     ----------
-    images : ndarray of uint8 (n, c, c)
+    images : ndarray of uint8 (n, c, c); float32 (n, channels) where features of a frozen tower stand in for them
     labels : ndarray of float32 (n, 14); NaN unknown
     auxiliary : dict of float32 (n, columns)
     frontal : ndarray of float32 (n,); 1 frontal, 0 lateral, NaN unknown
@@ -101,7 +102,7 @@ class Arrays:
     """
 
     samples: tuple[Sample, ...]
-    images: UInt8
+    images: NDArray[Any]
     labels: Float32
     auxiliary: dict[str, Float32]
     frontal: Float32
@@ -162,3 +163,12 @@ def build_arrays(
         text_labels=_label_rows(list(first.values())),
         text_auxiliary={v.name: rows(v, list(first.values())) for v in vocabularies},
     )
+
+
+def exchanged(arrays: Arrays, seed: int) -> Arrays:
+    """Return a control: every image in the place of another one of its source, so that no label or report fits."""
+    rows = np.arange(len(arrays.samples))
+    for source in np.unique(arrays.source):
+        members = np.flatnonzero(arrays.source == source)
+        rows[members] = np.random.default_rng([seed, 3]).permutation(members)
+    return replace(arrays, images=arrays.images[rows])

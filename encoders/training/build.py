@@ -73,12 +73,15 @@ def fit_text_tower(experiment: Experiment, texts: Sequence[str]) -> TextTower:
 
 
 def _tower_tensors(start: Path) -> dict[str, torch.Tensor]:
-    """Return the state-dict of an image tower: of a file of its own, or out of a checkpoint's folder."""
-    if not start.is_dir():
-        tensors: dict[str, torch.Tensor] = torch.load(start, map_location="cpu", weights_only=True)
-        return tensors
-    prefix = "model.image_tower."
-    whole = load_file(verify_weights(start, read_card(start)))
+    """Return the state-dict of an image tower: of a file of its own, out of a run's, or of a checkpoint's folder."""
+    if start.is_dir():
+        prefix = "model.image_tower."
+        whole = load_file(verify_weights(start, read_card(start)))
+    else:
+        saved: dict[str, Any] = torch.load(start, map_location="cpu", weights_only=start.name != STATE_FILE)
+        if start.name != STATE_FILE:
+            return saved
+        prefix, whole = "image_tower.", saved["model"]
     return {name.removeprefix(prefix): value.float() for name, value in whole.items() if name.startswith(prefix)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,6 +43,7 @@ class DataSection(_Section):
     lateral_weight: float = Field(1.0, ge=0, description="factor on how often lateral images are shown")
     phantoms: int = Field(0, ge=0, description="simulated studies to add")
     limit: int = Field(0, ge=0, description="use only so many training images; 0: all")
+    exchanged: bool = Field(False, description="a control: give each training image the labels and report of another")
 
 
 class ImageSection(_Section):
@@ -50,7 +51,7 @@ class ImageSection(_Section):
 
     tower: str = Field("efficientnet-lite0", description="efficientnet-lite0 or torchvision:<name>")
     pretrained: bool = Field(True, description="start from ImageNet tensors")
-    weights: Path | None = Field(None, description="to start from: a tower's state-dict, or a checkpoint's folder")
+    weights: Path | None = Field(None, description="to start from: a tower's state-dict, a run, a checkpoint's folder")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth: rate of the last block")
     size: int = Field(224, ge=32, description="side of the input in pixels")
     freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")
@@ -83,6 +84,7 @@ class LossSection(_Section):
 
     form: Literal["bce", "sdml"] = Field("bce", description="of the findings loss")
     findings: float = Field(1.0, ge=0)
+    reports: float = Field(1.0, ge=0, description="factor on the reports' share of it; 0: the image branch alone")
     smoothing: float = Field(0.0, ge=0, lt=0.5)
     auxiliary: float = Field(0.0, ge=0)
     view: float = Field(0.0, ge=0, description="frontal or lateral")
@@ -133,8 +135,33 @@ class Experiment(_Section):
     train: TrainSection = TrainSection()
 
 
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            result[key] = _laid_over(below[key], above[key])
+    return result
+
+
+def read_toml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a file's keys laid over those of the file that its key `base` names, beside it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read ({error.strerror}); name another file with --config") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path}: not valid TOML: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    below = path.parent / str(base)
+    if below in (path, *above):
+        raise ExperimentError(f"{path}, key base: {base} goes back to this file; name one that stands by itself")
+    return _laid_over(read_toml(below, (path, *above)), values)
+
+
 def load_experiment(path: Path) -> Experiment:
-    """Return the experiment of a TOML file.
+    """Return the experiment of a TOML file, which may change a few keys of another: ``base = "other.toml"``.
 
     Raises
     ------
@@ -142,12 +169,7 @@ def load_experiment(path: Path) -> Experiment:
         One line per fault: file, key, what is expected.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Experiment(**values)
-    except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read ({error.strerror}); name another file with --config") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{path}: not valid TOML: {error}") from error
+        return Experiment(**read_toml(path))
     except ValidationError as error:
         lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise ExperimentError("\n".join(lines)) from error

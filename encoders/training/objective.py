@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES
 from encoders.towers.model import MultimodalModel
+from encoders.towers.subspace import IMAGE
 from encoders.training.experiment import LossSection
 from encoders.training.losses.coupling import masked_bce, unit_distance
 from encoders.training.losses.jaccard import jaccard, weighted_contrastive
@@ -27,6 +28,7 @@ class Batch:
 
     Attributes
     ----------
+    images : Tensor float32 (n, 1, s, s), or (n, channels) where they are features of a frozen tower already
     own_text : Tensor of int64 (n,)
         Row of `prepared` that is an image's own report, -1 without.
     frontal, source : (n,)
@@ -94,8 +96,9 @@ def _descriptor(model: MultimodalModel, features: Tensor, batch: Batch, temperat
 
 def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[str, Tensor]:
     """Return each loss with its weight already on it; their sum is what is minimised."""
-    features, image = model.embed_images(batch.images)
-    text = model.embed_prepared(batch.prepared) if len(batch.prepared) else image[:0]
+    features = batch.images if batch.images.ndim == 2 else model.image_features(batch.images)
+    image = model.subspace(features, IMAGE)
+    text = model.embed_prepared(batch.prepared) if len(batch.prepared) and weights.reports else image[:0]
     space = model.subspace
     result: dict[str, Tensor] = {}
     supervised = [(image, batch.labels, batch.auxiliary), (text, batch.text_labels, batch.text_auxiliary)]
@@ -105,7 +108,8 @@ def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[s
         logits = space.predict(embedding, "findings")
         sdml = weights.form == "sdml"
         form = unit_distance(logits, labels) if sdml else masked_bce(logits, labels, weights.smoothing)
-        result[f"findings_{modality}"] = weights.findings * form
+        share = weights.reports if modality == "text" else 1.0
+        result[f"findings_{modality}"] = weights.findings * share * form
         for name, target in auxiliary.items() if weights.auxiliary else ():
             predicted = space.predict(embedding, name)
             result[f"{name}_{modality}"] = weights.auxiliary * masked_bce(predicted, target, weights.smoothing)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from encoders.base import FINDING_NAMES
+from encoders.checkpoint import CARD_FILE
 from encoders.preprocess import Preprocessing
 from encoders.towers.model import MultimodalModel
-from encoders.training.arrays import Arrays, Vocabulary, build_arrays, build_vocabulary
+from encoders.training import features
+from encoders.training.arrays import Arrays, Vocabulary, build_arrays, build_vocabulary, exchanged
 from encoders.training.augment import augment, plain, standardised
 from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
@@ -122,6 +124,11 @@ class Trainer:
             data = experiment.data
             folder = output.parent / "cache" / "phantoms"
             samples += phantom_samples(data.phantoms, FIRST_PHANTOM, data.cache_size, folder, "train")
+        start = experiment.image.weights
+        if start is not None and not (start.is_file() or (start / CARD_FILE).is_file()):
+            found = find_run(str(start), output.parent)
+            image = experiment.image.model_copy(update={"weights": found / STATE_FILE})
+            self.experiment = experiment = experiment.model_copy(update={"image": image})
         earlier = load_run(find_run(settings.initial, output.parent)) if settings.initial else None
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
@@ -149,6 +156,13 @@ class Trainer:
             # An earlier run may lack the direct predictions.
             self.model.load_state_dict(earlier.model.state_dict(), strict=False)
         self.model.to(self.device)
+        if features.always_the_same(self.model, experiment.image):
+            self.arrays, self.held_out = (
+                features.with_features(self.model, arrays, self.constants, cache, decoding)
+                for arrays in (self.arrays, self.held_out)
+            )
+        if experiment.data.exchanged:
+            self.arrays = exchanged(self.arrays, experiment.seed)
         self.texts = _texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
         self.weights = image_weights(
             self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight
@@ -196,7 +210,11 @@ class Trainer:
 
     def _batch(self, raw: Tensor, rows: np.ndarray, generator: torch.Generator) -> Batch:
         image = self.experiment.image
-        pixels = augment(raw, image.size, image.augment, generator) if image.augment else plain(raw, image.size)
+        if raw.ndim == 2:                                           # features of a frozen tower
+            pictures = raw.to(self.device)
+        else:
+            pixels = augment(raw, image.size, image.augment, generator) if image.augment else plain(raw, image.size)
+            pictures = standardised(pixels, self.constants).to(self.device, memory_format=torch.channels_last)
         own = self.arrays.text[rows]
         distinct = np.unique(own[own >= 0])
         extra = min(self.experiment.text.extra_batch, len(self.texts.prepared))
@@ -207,7 +225,7 @@ class Trainer:
         picked = torch.from_numpy(chosen.astype(np.int64))
         to = self.device
         return Batch(
-            images=standardised(pixels, self.constants).to(to, memory_format=torch.channels_last),
+            images=pictures,
             labels=torch.from_numpy(self.arrays.labels[rows]).to(to),
             auxiliary={name: torch.from_numpy(values[rows]).to(to) for name, values in self.arrays.auxiliary.items()},
             frontal=torch.from_numpy(self.arrays.frontal)[index].to(to),

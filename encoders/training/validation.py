@@ -10,6 +10,7 @@ import torch
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
 from encoders.preprocess import Preprocessing
 from encoders.towers.model import DIRECT_SHARE, MultimodalModel
+from encoders.towers.subspace import IMAGE
 from encoders.training import metrics
 from encoders.training.arrays import Arrays
 from encoders.training.augment import plain, standardised
@@ -42,8 +43,11 @@ def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch:
     with torch.inference_mode():
         for start in range(0, len(arrays.samples), batch):
             raw = torch.from_numpy(np.array(arrays.images[start : start + batch])).to(device)
-            images = standardised(plain(raw, constants.size), constants).to(memory_format=torch.channels_last)
-            pooled, embedding = model.embed_images(images)
+            if raw.ndim == 2:                                       # features of a frozen tower
+                pooled, embedding = raw, model.subspace(raw, IMAGE)
+            else:
+                images = standardised(plain(raw, constants.size), constants).to(memory_format=torch.channels_last)
+                pooled, embedding = model.embed_images(images)
             features.append(pooled.float().cpu())
             embeddings.append(embedding.float().cpu())
         image = torch.cat(embeddings) if embeddings else torch.zeros(0, model.subspace.third.out_features)

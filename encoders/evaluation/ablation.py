@@ -1,0 +1,213 @@
+"""A table of experiments: each trained with several seeds, all judged alike on the same validation images.
+
+``python -m encoders.evaluation.ablation --manifest studies.csv --output runs/``: runs go on where they stopped, and
+runs that are done are only judged again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from encoders.base import FINDING_NAMES, Float32
+from encoders.evaluation.ablation_figures import Judged, judge
+from encoders.evaluation.ablation_page import markdown, tables
+from encoders.evaluation.page import plain
+from encoders.evaluation.pools import Pool, pools, text_of
+from encoders.evaluation.retrieval import LEAST_QUERIES
+from encoders.evaluation.systems import RANDOM, System, checkpoint_system, random_system, tfidf_system
+from encoders.training.arrays import Arrays, build_arrays
+from encoders.training.build import load_run
+from encoders.training.experiment import Experiment, ExperimentError, load_experiment, read_toml
+from encoders.training.features import with_features
+from encoders.training.trainer import select, train
+from encoders.training.validation import run as outputs_of
+
+TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"
+JSON_FILE, PAGE_FILE = "ablations.json", "ABLATIONS.md"
+EXCHANGED = "images exchanged in validation"
+CHANCE_SEEDS = 20
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Part):
+    """An experiment, with which seeds, and what of it is compared."""
+
+    experiment: str
+    name: str = ""
+    vectors: Literal["embeddings", "features"] = "embeddings"
+    seeds: tuple[int, ...] = ()
+    against: str = ""
+    shown: bool = True
+
+
+class Column(_Part):
+    """One figure of one source."""
+
+    title: str
+    source: str
+    figure: str
+
+
+class Table(_Part):
+    """What is trained and what is shown."""
+
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the page is written from."""
+
+    table: Table
+    judged: dict[str, Judged] = field(default_factory=dict)
+    minutes: dict[str, float] = field(default_factory=dict)
+
+
+def load_table(path: Path) -> Table:
+    """Return the rows and columns of a TOML file.
+
+    Raises
+    ------
+    ExperimentError
+        One line per fault: file, key, what is expected.
+    """
+    try:
+        table = Table(**read_toml(path))
+    except ValidationError as error:
+        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ExperimentError("\n".join(lines)) from error
+    names = [row.name for row in table.rows if row.shown]
+    for row in table.rows:
+        if row.against and row.against not in names:
+            raise ExperimentError(f"{path}: the row {row.name!r} is against {row.against!r}, which is no shown row")
+    return table
+
+
+def planned(row: Row, table: Table, folder: Path, manifest: Path, output: Path) -> Iterator[tuple[Experiment, Path]]:
+    """Yield each seed's experiment and the folder of its run; a row of one seed has the experiment's own name."""
+    experiment = load_experiment(folder / row.experiment)
+    data = experiment.data.model_copy(update={"manifest": manifest})
+    seeds = row.seeds or table.seeds
+    for seed in seeds:
+        name = Path(row.experiment).stem + (f"-{seed}" if len(seeds) > 1 else "")
+        yield experiment.model_copy(update={"seed": seed, "data": data}), output / name
+
+
+def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> list[System]:
+    """Return the row's vectors, report vectors and finding logits of the validation images; one System a run."""
+    result = []
+    for folder in folders:
+        trained = load_run(folder)
+        arrays = with_features(trained.model, held_out, trained.constants, cache)
+        seen = outputs_of(trained.model, arrays, trained.constants)
+        if row.vectors == "features":
+            result.append(System(row.name, "", (seen.features,), None, seen.direct.get("findings")))
+            continue
+        reports = np.full((len(arrays.samples), seen.text_embeddings.shape[1]), np.nan, np.float32)
+        reports[arrays.text >= 0] = seen.text_embeddings[arrays.text[arrays.text >= 0]]
+        has_text = trained.experiment.loss.reports > 0
+        result.append(
+            System(row.name, "", (seen.embeddings,), reports if has_text else None, seen.logits["findings"])
+        )
+    return result
+
+
+def chance(rows: int) -> list[System]:
+    """Return random images, reports and findings, one System a seed."""
+    drawn = random_system(rows, CHANCE_SEEDS).runs
+    generator = np.random.default_rng(5)
+
+    def normal(columns: int) -> Float32:
+        return generator.normal(size=(rows, columns)).astype(np.float32)
+
+    return [System(RANDOM, "", (run,), normal(run.shape[1]), normal(len(FINDING_NAMES))) for run in drawn]
+
+
+def exchanged_in(systems: Sequence[System], every: Sequence[Pool]) -> list[System]:
+    """Return a control that must fall to chance: vectors and findings, each given to another image of its pool."""
+    result = []
+    for seed, system in enumerate(systems):
+        order = np.arange(len(system.runs[0]))
+        for pool in every:
+            order[pool.rows] = np.random.default_rng([seed, 2]).permutation(pool.rows)
+        findings = None if system.findings is None else system.findings[order]
+        result.append(System(EXCHANGED, "", (system.runs[0][order],), system.report, findings))
+    return result
+
+
+def run(
+    table: Table, folder: Path, manifest: Path, output: Path, shipped: Path | None = None, *, quiet: bool = False
+) -> Results:
+    """Train what is not trained yet, judge every row, and return the figures."""
+    results = Results(table)
+    systems: dict[str, list[System]] = {}
+    held_out: Arrays | None = None
+    for row in table.rows:
+        folders, began = [], time.monotonic()
+        for experiment, target in planned(row, table, folder, manifest, output):
+            if not quiet:
+                click.echo(f"{time.strftime('%H:%M:%S')} {target.name}", err=True)
+            train(experiment, target, resume=True)
+            folders.append(target)
+            if held_out is None:
+                held_out = build_arrays(
+                    select(experiment, "val"), (), experiment.image.size, output / "cache", seed=experiment.seed
+                )
+        results.minutes[row.name] = (time.monotonic() - began) / 60
+        if row.shown and held_out is not None:
+            systems[row.name] = system_of(row, folders, held_out, output / "cache")
+    if held_out is None:
+        raise ExperimentError("the table has no rows")
+    samples = held_out.samples
+    chosen = [
+        pool
+        for pool in pools(samples, range(len(samples)))
+        if any(pool.source == column.source for column in table.columns)
+        and np.nansum(pool.abnormal) >= LEAST_QUERIES
+    ]
+    control = exchanged_in(systems[list(systems)[-1]], chosen)
+    systems = {RANDOM: chance(len(samples)), EXCHANGED: control, **systems}
+    words = tfidf_system([text_of(sample) for sample in samples])
+    if words is not None:
+        systems[words.name] = [words]
+    if shipped is not None:
+        from encoders.common_subspace import CommonSubspaceEncoder
+
+        model, _ = checkpoint_system("shipped model", CommonSubspaceEncoder.load(shipped, "cpu", 1), samples)
+        systems[model.name] = [model]
+    for name, runs in systems.items():
+        results.judged[name] = judge(runs, chosen)
+    return results
+
+
+@click.command()
+@click.option("--manifest", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the runs.")
+@click.option("--table", "table_file", default=TABLE, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="A checkpoint to judge beside them.")
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write the Markdown here instead.")
+def main(manifest: Path, output: Path, table_file: Path, checkpoint: Path | None, page: Path | None) -> None:
+    """Train and judge the rows of a table; write ablations.json and ABLATIONS.md into the output folder."""
+    results = run(load_table(table_file), table_file.parent, manifest, output, checkpoint)
+    values: dict[str, Any] = plain(tables(results))
+    (output / JSON_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    (page or output / PAGE_FILE).write_text(markdown(values), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Figures of systems with several seeds: mean, range over the seeds, and draws of one bootstrap that all share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.evaluation.cross_modal import right_ranks
+from encoders.evaluation.pools import LEAST_IMAGES, Float, Pool
+from encoders.evaluation.systems import System
+from encoders.training import metrics
+from encoders.training.validation import MIN_POSITIVES, mean_auc
+
+ROUNDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of one system in one pool.
+
+    Attributes
+    ----------
+    seeds : tuple of float
+        Its value, one a seed.
+    draws : ndarray of float64 (ROUNDS,)
+        Its mean over the seeds in resampled pools, the same images in the same draw for every system: the difference
+        of two systems' draws is a paired bootstrap.
+    queries : int
+    """
+
+    seeds: tuple[float, ...]
+    draws: Float
+    queries: int
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over the seeds."""
+        return float(np.mean(self.seeds))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval over queries."""
+        return interval(self.draws)
+
+
+#: (source, figure) -> what a system reaches there.
+Judged = dict[tuple[str, str], Figure]
+
+
+def interval(draws: Float) -> tuple[float, float]:
+    """Return the middle 95 % of draws."""
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resamples(n: int) -> NDArray[np.float64]:
+    """Return (ROUNDS, n): how often each image stands in each draw."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), ROUNDS).astype(np.float64)
+
+
+def mean_draws(values: Float, times: Float) -> Float:
+    """Return the mean of values (n,), NaN where there is none, in each draw."""
+    known = ~np.isnan(values)
+    total = times @ known
+    return np.asarray(times @ np.nan_to_num(values) / np.where(total > 0, total, np.nan))
+
+
+def auc_draws(scores: Float, truth: Float, times: Float) -> Float:
+    """Return the AUC of scores without ties in each draw; NaN where a draw lacks a class."""
+    known = ~np.isnan(truth)
+    order = np.argsort(scores[known], kind="stable")
+    positive, weights = truth[known][order] > 0.5, times[:, known][:, order]
+    positives, negatives = weights * positive, weights * ~positive
+    below = np.cumsum(negatives, 1)
+    pairs = positives.sum(1) * negatives.sum(1)
+    return np.asarray((positives * below).sum(1) / np.where(pairs > 0, pairs, np.nan))
+
+
+def _spread(values: Float, rows: NDArray[np.intp], n: int) -> Float:
+    wide = np.full(n, np.nan)
+    wide[rows] = values
+    return wide
+
+
+def by_query(system: System, pool: Pool) -> Iterator[tuple[str, Float]]:
+    """Yield each retrieval figure with its values by pool row, NaN where the row is no query."""
+    vectors, n = system.runs[0][pool.rows], len(pool.rows)
+    rows = np.flatnonzero(np.isfinite(vectors).all(1))
+    if len(rows) < n / 2:
+        return
+    scores = metrics.cosine_ranking(vectors[rows], vectors[rows])
+    apart = pool.same_patient[np.ix_(rows, rows)]
+    graded = metrics.protocol_b(scores, pool.abnormal[rows], apart)
+    for name in ("ndcg@10", "map@10"):
+        yield name, _spread(graded.values[name], rows[graded.queries], n)
+    if pool.headings.shape[1]:
+        headings = metrics.protocol_b(scores, pool.headings[rows], apart)
+        yield "headings ndcg@10", _spread(headings.values["ndcg@10"], rows[headings.queries], n)
+    coded = np.flatnonzero(~np.isnan(pool.labels[rows]).all(1))
+    known = np.nan_to_num(pool.labels[rows[coded]])
+    relevance = (known @ known.T > 0).astype(np.float64)
+    found = metrics.average_precision(scores[np.ix_(coded, coded)], relevance, 10, apart[np.ix_(coded, coded)])
+    yield "paper map@10", _spread(found, rows[coded], n)
+    yield "paper map0@10", _spread(np.nan_to_num(found), rows[coded], n)
+    if system.report is not None:
+        yield from _to_reports(system.report[pool.rows], vectors, pool)
+
+
+def _to_reports(reports: NDArray[np.float32], vectors: NDArray[np.float32], pool: Pool) -> Iterator[tuple[str, Float]]:
+    texts = np.array(pool.texts, dtype=np.str_)
+    rows = np.flatnonzero(np.isfinite(vectors).all(1) & np.isfinite(reports).all(1) & (texts != ""))
+    if len(rows) < LEAST_IMAGES:
+        return
+    distinct, first, own = np.unique(texts[rows], return_index=True, return_inverse=True)
+    scores = metrics.cosine_ranking(vectors[rows], reports[rows][first])
+    ranks = right_ranks(scores, own[:, None] == np.arange(len(distinct))[None])
+    for k in (1, 5, 10):
+        yield f"r@{k}", _spread((ranks <= k).astype(np.float64), rows, len(texts))
+
+
+def _auc(runs: Sequence[System], pool: Pool, times: Float) -> Figure | None:
+    """Return the AUC averaged over the findings with enough positives."""
+    every = [run.findings[pool.rows].astype(np.float64) for run in runs if run.findings is not None]
+    labels = pool.labels.astype(np.float64)
+    usable = [column for column in range(1, labels.shape[1]) if np.nansum(labels[:, column]) >= MIN_POSITIVES]
+    if not every or not usable:
+        return None
+    draws = [np.nanmean([auc_draws(s[:, c], labels[:, c], times) for c in usable], axis=0) for s in every]
+    values = tuple(mean_auc(scores[:, 1:], labels[:, 1:]) for scores in every)
+    return Figure(values, np.mean(draws, axis=0), len(labels))
+
+
+def judge(runs: Sequence[System], every: Sequence[Pool]) -> Judged:
+    """Return all figures of a system given as one System a seed, the largest view of each source."""
+    judged: Judged = {}
+    for pool in every:
+        if any(source == pool.source for source, _ in judged):
+            continue
+        times = resamples(len(pool.rows))
+        values: dict[str, list[Float]] = {}
+        for run in runs:
+            for name, value in by_query(run, pool):
+                values.setdefault(name, []).append(value)
+        for name, each in values.items():
+            mean = np.mean(each, axis=0)
+            seeds = tuple(float(np.nanmean(value)) for value in each)
+            draws = np.mean([mean_draws(value, times) for value in each], axis=0)
+            judged[pool.source, name] = Figure(seeds, draws, int((~np.isnan(mean)).sum()))
+        auc = _auc(runs, pool, times)
+        if auc is not None:
+            judged[pool.source, "auc"] = auc
+    return judged
