@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 from PIL import Image
@@ -323,12 +323,25 @@ def evaluate(
     with _bars(quiet) as move:
         evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
     page = write_page(evaluation, out)
-    reference, chance = evaluation.results["reference"], evaluation.results["chance"]
     for pool in evaluation.results["pools"]:
-        lead = pool["retrieval"]["B"]["ndcg@10"]
-        mine, drawn = lead[reference], lead[chance]
-        click.echo(
-            f"{pool['source']}, {pool['view']}: NDCG@10 {mine['mean']:.3f} ({mine['low']:.3f} to {mine['high']:.3f}), "
-            f"chance {drawn['mean']:.3f}, mean AUC {pool['macro_auc'][reference]:.3f}, {mine['queries']} queries"
-        )
+        click.echo(_in_short(pool, evaluation.results["reference"], evaluation.results["chance"]))
     click.echo(f"report: {page}")
+
+
+def _in_short(pool: Mapping[str, Any], reference: str, chance: str) -> str:
+    """Return a pool's main figures of the judged checkpoint, each with chance."""
+    retrieval = pool["retrieval"]
+    mine, drawn = (retrieval["B"]["ndcg@10"][system] for system in (reference, chance))
+    parts = [
+        f"NDCG@10 {mine['mean']:.3f} ({mine['low']:.3f} to {mine['high']:.3f}), chance {drawn['mean']:.3f}, "
+        f"{mine['queries']} queries"
+    ]
+    for title, table, figure in (("by headings", "headings", "ndcg@10"), ("protocol A mAP@10", "A", "map@10")):
+        if figure in retrieval[table]:
+            own, random = (retrieval[table][figure][system]["mean"] for system in (reference, chance))
+            parts.append(f"{title} {own:.3f}, chance {random:.3f}")
+    if reference in pool["cross_modal"]:
+        found = pool["cross_modal"][reference]["image_to_report"]["r@10"]
+        parts.append(f"image to report R@10 {found['mean']:.3f}, chance {found['chance']:.3f}")
+    parts.append(f"mean AUC {pool['macro_auc'][reference]:.3f}")
+    return f"{pool['source']}, {pool['view']}: " + "; ".join(parts)

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from encoders.base import FINDING_NAMES
 from encoders.checkpoint import CARD_FILE
 from encoders.preprocess import Preprocessing
-from encoders.towers.model import MultimodalModel
 from encoders.training import features
-from encoders.training.arrays import Arrays, Vocabulary, build_arrays, build_vocabulary, exchanged
+from encoders.training.arrays import Arrays, build_arrays, build_vocabulary, exchanged
 from encoders.training.augment import augment, plain, standardised
 from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
 from encoders.training.objective import Batch, losses
 from encoders.training.phantoms import phantom_samples
+from encoders.training.prepared import prepare_texts
 from encoders.training.sampling import epoch_order, image_weights
 from encoders.training.validation import figures, run, summary
 
@@ -53,16 +51,6 @@ class _Rows(Dataset[Tensor]):
         return torch.from_numpy(np.array(self.images[self.order[index]]))
 
 
-@dataclass
-class _Texts:
-    """Training reports and prompts, ready for the text tower."""
-
-    prepared: Tensor
-    labels: Tensor
-    auxiliary: dict[str, Tensor]
-    reports: int
-
-
 def select(experiment: Experiment, split: str) -> list[Sample]:
     """Return the samples that an experiment uses of one split."""
     data = experiment.data
@@ -78,28 +66,6 @@ def select(experiment: Experiment, split: str) -> list[Sample]:
         chosen = np.random.default_rng(experiment.seed).permutation(len(samples))[: data.limit]
         samples = [samples[i] for i in sorted(chosen)]
     return samples
-
-
-def _texts(model: MultimodalModel, arrays: Arrays, vocabularies: tuple[Vocabulary, ...], prompts: bool) -> _Texts:
-    texts = list(arrays.texts)
-    labels = [arrays.text_labels]
-    auxiliary = {name: [values] for name, values in arrays.text_auxiliary.items()}
-    if prompts:
-        names = [(name.lower(), "findings", i, len(FINDING_NAMES)) for i, name in enumerate(FINDING_NAMES)]
-        names += [(label, v.name, i, len(v.labels)) for v in vocabularies for i, label in enumerate(v.labels)]
-        for text, kind, column, columns in names:
-            texts.append(text.replace("_", " "))
-            row = np.zeros((1, columns), np.float32)
-            row[0, column] = 1
-            labels.append(row if kind == "findings" else np.full((1, len(FINDING_NAMES)), np.nan, np.float32))
-            for v in vocabularies:
-                auxiliary[v.name].append(row if kind == v.name else np.full((1, len(v.labels)), np.nan, np.float32))
-    return _Texts(
-        model.text_tower.prepare(texts) if texts else torch.zeros(0, model.text_tower.width),
-        torch.from_numpy(np.concatenate(labels)),
-        {name: torch.from_numpy(np.concatenate(values)) for name, values in auxiliary.items()},
-        len(arrays.texts),
-    )
 
 
 class Trainer:
@@ -163,7 +129,7 @@ class Trainer:
             )
         if experiment.data.exchanged:
             self.arrays = exchanged(self.arrays, experiment.seed)
-        self.texts = _texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
+        self.texts = prepare_texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
         self.weights = image_weights(
             self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight
         )

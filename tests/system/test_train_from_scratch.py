@@ -79,12 +79,13 @@ def test_training_from_scratch_ends_better_than_chance_on_held_out_phantoms(fold
     assert len(curves) == 6
     assert float(curves[-1]["loss.findings_image"]) < 0.8 * float(curves[0]["loss.findings_image"])
 
-    cxrfind(
+    said = cxrfind(
         "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "out/checkpoint",
         "--out", "judged", "--no-baselines", "--quiet", cwd=folder,
     )  # fmt: skip
     results = json.loads((folder / "judged" / "results.json").read_text(encoding="utf-8"))
     (pool,) = results["pools"]
+    assert all(figure in said for figure in ("NDCG@10", "protocol A mAP@10", "image to report R@10", "mean AUC"))
     lead = pool["retrieval"]["B"]["ndcg@10"]
     assert lead["checkpoint"]["mean"] > lead["random"]["high"]
     assert lead["random"]["reference_minus_this"][1] > 0
