@@ -10,6 +10,7 @@ import daemon
 from daemon.config import Config
 from encoders.base import EncodersError
 from encoders.checkpoint import model_info
+from encoders.runtimes import require
 
 
 def _own_daemon() -> list[str]:
@@ -52,6 +53,10 @@ def _files(config: Config) -> list[str]:
 def _model(config: Config) -> list[str]:
     if config.encoder.type != "common-subspace":    # somebody's own class: it alone knows what it loads
         return []
+    try:
+        require(config.encoder.runtime, config.encoder.device)
+    except EncodersError as error:
+        return [str(error)]
     try:
         model_info(Path(config.encoder.checkpoint) if config.encoder.checkpoint else None)
     except EncodersError as error:

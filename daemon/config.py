@@ -104,8 +104,14 @@ class EncoderSection(_Section):
 
     type: str = Field("common-subspace", description="common-subspace, or module:Class")
     checkpoint: str = Field("", description="folder of the checkpoint; empty: the one shipped with cxrfind")
-    device: str = Field("cpu", description="torch device")
-    threads: int = Field(0, ge=0, description="torch threads; 0: as many as there are cores")
+    device: str = Field("cpu", description="torch device; auto: cuda when there is one")
+    threads: int = Field(0, ge=0, description="threads of torch or the runtime; 0: as many as there are cores")
+    runtime: Literal["torch", "openvino", "onnxruntime", "auto"] = Field(
+        "torch", description="what computes images; auto: the fastest installed one that agrees with torch"
+    )
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto", description="of openvino; bf16 needs a CPU with it; auto: the fastest that agrees with torch"
+    )
 
 
 class WorkerSection(_Section):

@@ -8,17 +8,10 @@ import click
 import numpy as np
 
 from daemon.config import Config
+from daemon.encoder import configured_encoder
 from daemon.transfer import progress_bar
-from encoders.base import Encoder
 from encoders.encode_manifest import encode_manifest
-from encoders.registry import load_encoder
 from encoders.training.manifest import read_manifest
-
-
-def configured_encoder(config: Config, checkpoint: Path | None = None) -> Encoder:
-    """Return the encoder that the configuration names, or that of another checkpoint."""
-    chosen = checkpoint or (Path(config.encoder.checkpoint) if config.encoder.checkpoint else None)
-    return load_encoder(config.encoder.type, chosen, config.encoder.device, config.encoder.threads)
 
 
 def encode(

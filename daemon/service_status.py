@@ -61,6 +61,7 @@ def collect(config: Config) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "ready": all(running.values()) and all(beat.get("ready", False) for beat in alive),
         "model_id": finder.get("model_id", ""),
+        "runtime": ", ".join(sorted({beat["runtime"] for beat in alive if beat.get("runtime")})),
         "generation": finder.get("generation", 0),
         "images_searchable": finder.get("images_searchable", 0),
         "reports_searchable": finder.get("reports_searchable", 0),

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.config import Config
+from daemon.encoder import configured_encoder
 from daemon.finder.keeper import catalogue_of
-from daemon.models import configured_encoder
 from encoders.base import EncodersError
 from encoders.datasets import DATASETS, Example, split_by_patient, write_manifest
 from encoders.findings import label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +25,22 @@ from encoders.base import (
 from encoders.checkpoint import SHIPPED, model_id, read_card, verify_weights
 from encoders.findings import label_array
 from encoders.preprocess import Preprocessing, squeeze, standardise
+from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, require
+from encoders.runtimes.choosing import Probe, choose
+from encoders.runtimes.engines import TorchEngine
+from encoders.runtimes.graph import GraphFile, ImageGraph
 from encoders.towers.gate import ChestGate
 from encoders.towers.image import build_image_tower
-from encoders.towers.model import DIRECT_SHARE, MultimodalModel
+from encoders.towers.model import MultimodalModel
 from encoders.towers.projection import Projection, image_slots, sigmoid, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower, build_text_tower, report_text
 
 #: Images that go through the tower at once: larger batches are no faster on a CPU and take memory.
 CHUNK = 16
+
+#: Synthetic images that an optional runtime is compared with torch on.
+PROBE_IMAGES = 8
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -50,10 +58,29 @@ def restore_text_tower(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     return tower
 
 
-class CommonSubspaceEncoder:
-    """Implements encoders.base.Encoder."""
+def chosen_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: CUDA when there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
 
-    def __init__(self, card: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, threads: int) -> None:
+
+class CommonSubspaceEncoder:
+    """Implements encoders.base.Encoder.
+
+    Images are computed by the configured runtime, which is opened with the first of them: who only encodes texts does
+    not wait for it.
+    """
+
+    def __init__(
+        self,
+        card: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        device: str,
+        threads: int,
+        runtime: RuntimeChoice = TORCH,
+    ) -> None:
+        require(runtime.name, device)
         if threads:
             torch.set_num_threads(threads)
         self.card = card
@@ -63,7 +90,11 @@ class CommonSubspaceEncoder:
         self.constants = Preprocessing(**card["preprocessing"])
         self.image_size = self.constants.size
         self.chest_threshold = float(card["gate"]["threshold"]) if card.get("gate") else 0.0
-        self._device = torch.device(device)
+        self._device = chosen_device(device)
+        self._threads = threads
+        self._runtime = runtime
+        self._engine: Engine | None = None
+        self._opening = threading.Lock()
         shape = card["architecture"]
         text = restore_text_tower(shape["text"], _part(tensors, "text."))
         tower = build_image_tower(shape["image"]["tower"], pretrained=False)
@@ -101,11 +132,19 @@ class CommonSubspaceEncoder:
         }
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, device: str = "cpu", threads: int = 0) -> CommonSubspaceEncoder:
+    def load(
+        cls,
+        checkpoint: Path | None = None,
+        device: str = "cpu",
+        threads: int = 0,
+        runtime: RuntimeChoice = TORCH,
+    ) -> CommonSubspaceEncoder:
         """Return the encoder of a checkpoint folder (None: the shipped one).
 
         Raises
         ------
+        RuntimeUnusable
+            If the runtime is not installed here.
         CheckpointError
             If it is missing, damaged, or of an architecture that this cxrfind does not know.
         """
@@ -113,7 +152,7 @@ class CommonSubspaceEncoder:
         card = read_card(folder)
         tensors = load_file(verify_weights(folder, card))
         try:
-            return cls(card, tensors, device, threads)
+            return cls(card, tensors, device, threads, runtime)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder}: card and weights do not fit this cxrfind ({error}); export it again"
@@ -128,30 +167,52 @@ class CommonSubspaceEncoder:
             squared = [squeeze(image, size) for image in images]
         return standardise(np.stack(squared), self.constants)
 
-    def _image_outputs(self, images: Sequence[Float32]) -> tuple[Float32, Float32, Float32, Float32]:
+    def _open_engine(self) -> Engine:
+        with self._opening:
+            if self._engine is None:
+                graph = ImageGraph(self._model)
+                torch_engine = TorchEngine(graph, self._device)
+                if self._runtime.name == "torch" or self._device.type != "cpu":
+                    self._engine = torch_engine
+                else:
+                    file = GraphFile(graph, self.image_size, self.fingerprint, self._runtime.cache)
+                    self._engine = choose(self._runtime, torch_engine, file, self._probe(), self._threads)
+            return self._engine
+
+    def _probe(self) -> Probe:
+        from encoders.phantom import draw
+
+        images = [draw(seed, self.image_size)[0] for seed in range(PROBE_IMAGES)]
+        return Probe(self._inputs(images)[:, None], self._finish)
+
+    @property
+    def runtime(self) -> str:
+        """What computes images, and in which precision; the configured name until the first image."""
+        return self._engine.name if self._engine else self._runtime.name
+
+    def _image_outputs(self, images: Sequence[Float32]) -> Outputs:
         """Return pooled features, embeddings, and the logits of findings and of the view."""
-        parts: list[tuple[Tensor, ...]] = []
-        model = self._model
-        with torch.inference_mode():
-            for start in range(0, len(images), CHUNK):
-                batch = torch.from_numpy(self._inputs(images[start : start + CHUNK])).unsqueeze(1)
-                pooled, embedding = model.embed_images(batch.to(self._device, memory_format=torch.channels_last))
-                findings = model.subspace.predict(embedding, "findings")
-                if "findings" in model.direct:
-                    findings = findings + DIRECT_SHARE * model.direct["findings"](pooled)
-                parts.append((pooled, embedding, findings, model.subspace.predict(embedding, "view")))
-        features, embedding, findings, view = (_array(torch.cat(column).cpu()) for column in zip(*parts, strict=True))
+        engine = self._engine or self._open_engine()
+        parts = [engine(self._inputs(images[start : start + CHUNK])[:, None]) for start in range(0, len(images), CHUNK)]
+        features, embedding, findings, view = (np.concatenate(column) for column in zip(*parts, strict=True))
         return features, embedding, findings, view
+
+    def _finish(self, outputs: Outputs) -> tuple[Float32, Float32]:
+        """Return unit vectors (n, dim) and the findings' probabilities (n, 14)."""
+        features, embedding, findings, _ = outputs
+        vectors = self._projection(image_slots(features, embedding, self._projection.root), IMAGE)
+        return vectors, sigmoid(findings * self._slope + self._offset)
 
     def encode_images(self, images: Sequence[Float32]) -> ImageEncoding:
         """Encode images, each float32 (rows, columns) 0..1, larger brighter, any size."""
         if not images:
             none = np.zeros(0, np.float32)
             return ImageEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32), none, none)
-        features, embedding, findings, view = self._image_outputs(images)
-        vectors = self._projection(image_slots(features, embedding, self._projection.root), IMAGE)
+        outputs = self._image_outputs(images)
+        vectors, findings = self._finish(outputs)
+        features, _, _, view = outputs
         chest = self._gate(features) if self._gate else np.ones(len(images), np.float32)
-        return ImageEncoding(vectors, sigmoid(findings * self._slope + self._offset), chest, sigmoid(view[:, 0]))
+        return ImageEncoding(vectors, findings, chest, sigmoid(view[:, 0]))
 
     def _vectors_of_texts(self, texts: Sequence[str]) -> Float32:
         with torch.inference_mode():

@@ -7,26 +7,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from encoders.base import CheckpointError, Encoder, EncodersError
+from encoders.runtimes import OPTIONAL, TORCH, RuntimeChoice, RuntimeUnusable
 
 EncoderFactory = Callable[[Path | None, str, int], Encoder]
+BuiltIn = Callable[[Path | None, str, int, RuntimeChoice], Encoder]
 
 
 class UnknownEncoder(EncodersError):
     """The configured encoder type cannot be found; the message lists what there is."""
 
 
-def _common_subspace(checkpoint: Path | None, device: str, threads: int) -> Encoder:
+def _common_subspace(checkpoint: Path | None, device: str, threads: int, runtime: RuntimeChoice) -> Encoder:
     from encoders.common_subspace import CommonSubspaceEncoder
 
-    return CommonSubspaceEncoder.load(checkpoint, device, threads)
+    return CommonSubspaceEncoder.load(checkpoint, device, threads, runtime)
 
 
 #: Built-in encoders by their name in the configuration.
-ENCODERS: dict[str, EncoderFactory] = {"common-subspace": _common_subspace}
+ENCODERS: dict[str, BuiltIn] = {"common-subspace": _common_subspace}
 
 
 def load_encoder(
-    type: str = "common-subspace", checkpoint: Path | None = None, device: str = "cpu", threads: int = 0
+    type: str = "common-subspace",
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+    runtime: RuntimeChoice = TORCH,
 ) -> Encoder:
     """Return an encoder, its weights verified.
 
@@ -37,9 +43,11 @@ def load_encoder(
     checkpoint : Path or None
         Its folder; None for the model shipped with cxrfind.
     device : str
-        A torch device.
+        A torch device; ``auto``: CUDA when there is one.
     threads : int
-        Torch threads; 0 for as many as there are cores.
+        Threads of torch and of the runtime; 0 for as many as there are cores.
+    runtime : RuntimeChoice
+        What computes images, for built-in encoders.
 
     Raises
     ------
@@ -47,9 +55,15 @@ def load_encoder(
         If there is no such encoder.
     CheckpointError
         If the checkpoint is missing or damaged.
+    RuntimeUnusable
+        If the runtime is not installed, or the encoder is not a built-in one and chooses for itself.
     """
     if type in ENCODERS:
-        return ENCODERS[type](checkpoint, device, threads)
+        return ENCODERS[type](checkpoint, device, threads, runtime)
+    if runtime.name in OPTIONAL:
+        raise RuntimeUnusable(
+            f'encoder.runtime = "{runtime.name}" is for {", ".join(ENCODERS)}, not for {type!r}; leave it out'
+        )
     module_name, _, attribute = type.partition(":")
     if not attribute:
         raise UnknownEncoder(f"there is no encoder {type!r}; known: {', '.join(ENCODERS)}, or module:Class")

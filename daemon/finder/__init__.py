@@ -76,15 +76,16 @@ def open_similarity(config: Config, *, model: bool = True) -> Similarity:
     model : bool
         False: without text queries, and scores by the calibration kept with the generation (no torch).
     """
+    from daemon.encoder import configured_encoder
     from daemon.finder.errors import NoUsableIndex
-    from daemon.finder.keeper import catalogue_of, encoder_of, open_indexes, score_of
+    from daemon.finder.keeper import catalogue_of, open_indexes, score_of
     from daemon.finder.similarity import Similarity
 
     catalogue = catalogue_of(config)
     generation = catalogue.active_generation()
     if generation is None:
         raise NoUsableIndex("nothing is indexed yet: send studies to the running service first")
-    encoder = encoder_of(config) if model or not generation.calibration else None
+    encoder = configured_encoder(config) if model or not generation.calibration else None
     return Similarity(
         catalogue, open_indexes(config, catalogue, generation), encoder, score_of(generation, encoder),
         default_results=config.similar.default_results, maximum_results=config.similar.maximum_results,

@@ -12,10 +12,10 @@ import numpy as np
 import structlog
 
 from daemon.config import Config
+from daemon.encoder import configured_encoder
 from daemon.finder.errors import Loading
 from daemon.finder.similarity import Scorer, Similarity
 from encoders.base import Basis, Encoder, Float32
-from encoders.registry import load_encoder
 from storage.base import Catalogue, Generation, Kind, StorageError
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
@@ -30,12 +30,6 @@ _LAG_S = 2.0
 def catalogue_of(config: Config) -> Catalogue:
     """Return the configured Catalogue."""
     return open_catalogue(config.catalogue.url or config.storage.directory / "catalogue.db")
-
-
-def encoder_of(config: Config) -> Encoder:
-    """Return the configured model, loaded."""
-    checkpoint = Path(config.encoder.checkpoint) if config.encoder.checkpoint else None
-    return load_encoder(config.encoder.type, checkpoint, config.encoder.device, config.encoder.threads)
 
 
 def index_directory(config: Config) -> Path:
@@ -96,7 +90,7 @@ class Keeper:
         known = self._catalogue.active_generation()
         if known is not None and known.calibration:
             self._switch(known)                     # examples can be asked for while the model loads, text cannot
-        self._encoder = encoder = encoder_of(self._config)
+        self._encoder = encoder = configured_encoder(self._config)
         own = self._catalogue.generation(encoder.fingerprint, encoder.model_id, encoder.dim, calibration_of(encoder))
         generation = self._catalogue.active_generation() or own
         self._switch(generation)

@@ -15,16 +15,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from daemon.config import Config
+from daemon.encoder import configured_encoder, runtime_of
 from daemon.reading import ReaderPool
 from daemon.roles import worker_owner
 from daemon.worker.pipeline import Pipeline
-from encoders.registry import load_encoder
 from storage.catalogue import open_catalogue
 from storage.renditions import Renditions
 from storage.spool import Spool
@@ -51,8 +50,7 @@ def run(
     """
     facts = facts if facts is not None else {}
     directory = config.storage.directory
-    checkpoint = Path(config.encoder.checkpoint) if config.encoder.checkpoint else None
-    encoder = load_encoder(config.encoder.type, checkpoint, config.encoder.device, config.encoder.threads)
+    encoder = configured_encoder(config)
     spool = Spool(directory / "spool")
     catalogue = open_catalogue(config.catalogue.url or directory / "catalogue.db")
     short_side = max(encoder.image_size, config.storage.rendition_short_side)
@@ -73,6 +71,7 @@ def run(
             facts=facts,
         )
         encoder.encode_images([np.zeros((encoder.image_size, encoder.image_size), np.float32)])     # the first is slow
+        pipeline.facts["runtime"] = runtime_of(encoder)
         ready()
         pipeline.serve(stop)
     spool.close()

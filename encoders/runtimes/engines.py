@@ -1,0 +1,98 @@
+"""The runtimes, one class each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+
+from encoders.base import Float32
+from encoders.runtimes import Engine, Outputs
+from encoders.runtimes.graph import INPUT, OUTPUTS, ImageGraph, arrays
+
+
+class TorchEngine:
+    """The model as it is, on any device."""
+
+    name = "torch f32"
+
+    def __init__(self, graph: ImageGraph, device: torch.device) -> None:
+        self._graph, self._device = graph, device
+
+    def __call__(self, inputs: Float32) -> Outputs:
+        """Compute with torch, eagerly."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
+            return cast(Outputs, arrays(self._graph(batch)))
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU; in bfloat16 only where the CPU has instructions for it."""
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """Return what this CPU computes in."""
+        import openvino
+
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("f32", "bf16") if "BF16" in capabilities else ("f32",)
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "NUM_STREAMS": 1,                       # a batch at a time, by all threads
+            "ENABLE_CPU_PINNING": False,            # decoders and other workers share the cores
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self.name = f"openvino {precision}"
+        self._compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def __call__(self, inputs: Float32) -> Outputs:
+        """Compute with OpenVINO; a request of its own for each call."""
+        request = self._compiled.create_infer_request()
+        found = request.infer({INPUT: inputs}, share_inputs=True)
+        return cast(Outputs, tuple(np.asarray(found[name], np.float32) for name in OUTPUTS))
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime on the CPU."""
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """Return the only one that it has on CPUs."""
+        return ("f32",)
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads      # 0: as many as there are cores
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")    # decoders need the cores, too
+        self.name = f"onnxruntime {precision}"
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, inputs: Float32) -> Outputs:
+        """Compute with ONNX Runtime."""
+        return cast(Outputs, tuple(self._session.run(list(OUTPUTS), {INPUT: inputs})))
+
+
+class ExportedEngine(Engine, Protocol):
+    """An engine that computes an exported model."""
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """Return in what it can compute on this machine: ``f32``, ``bf16``."""
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        """Compile an ONNX file; 0 threads for as many as there are cores."""
+
+
+#: Runtimes of an exported model; each name is that of its package and of our extra.
+ENGINES: dict[str, type[ExportedEngine]] = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
