@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from daemon.config import ConfigError, load
+from daemon.checks import check
+from daemon.config import ConfigError, EncoderSection, load
 from daemon.example_config import example_config
 
 
@@ -22,6 +24,14 @@ def test_without_a_file_only_loopback_peers_are_served():
     assert [(peer.ae_title, peer.address) for peer in config.peers] == [("*", "127.0.0.1")]
     assert (config.ingest.ae_title, config.ingest.port) == ("CXRFIND", 11112)
     assert (config.similar.ae_title, config.similar.port) == ("CXRSIMILAR", 11113)
+
+
+def test_a_runtime_that_is_not_installed_or_not_for_the_device_is_a_fault_that_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)              # for the import system: not installed
+    config = load().model_copy(update={"encoder": EncoderSection(runtime="openvino")})
+    assert any("pip install 'cxrfind[openvino]'" in fault for fault in check(config))
+    config = load().model_copy(update={"encoder": EncoderSection(runtime="auto")})
+    assert not any("runtime" in fault for fault in check(config))
 
 
 def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):

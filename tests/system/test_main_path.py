@@ -38,6 +38,7 @@ def test_everything_that_was_sent_is_searchable(service: Service):
     assert facts["images_searchable"] >= STUDIES * 0.8
     assert (facts["spool_depth"], facts["quarantined"]) == (0, 0)
     assert facts["model_id"]
+    assert facts["runtime"] == "torch f32"
 
 
 def test_a_study_that_is_sent_twice_is_there_once(service: Service):

@@ -1,0 +1,219 @@
+"""Optional runtimes give what torch gives, through the seam that worker and commands use."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.checkpoint import model_info, sha256_of
+from encoders.phantom import draw
+from encoders.registry import load_encoder
+from encoders.runtimes import OPTIONAL, RuntimeChoice, RuntimeUnusable, missing_packages, require
+from encoders.runtimes.choosing import LEAST_COSINE
+from encoders.runtimes.engines import ENGINES
+from encoders.runtimes.graph import GraphFile, ImageGraph
+
+DATA = Path(os.environ.get("CXRFIND_TEST_DATA", "/nonexistent")) / "cxr"
+INSTALLED = [name for name in OPTIONAL if not missing_packages(name)]
+runtimes = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"install cxrfind[{name}]"))
+    for name in OPTIONAL
+])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Return 120 radiographs where there are some, else 12 phantoms."""
+    if not DATA.is_dir():
+        return [draw(seed, 200)[0] for seed in range(100, 112)]
+    with (DATA / "studies.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["dataset"] == "iu-xray-openi"]
+    return [
+        np.asarray(Image.open(DATA / row["image_path"]).convert("L"), np.float32) / 255
+        for row in rows[:: len(rows) // 120][:120]
+    ]
+
+
+@pytest.fixture(scope="module")
+def by_torch(images):
+    return load_encoder(threads=2).encode_images(images)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("runtime")
+
+
+def opened(name, cache, precision="f32"):
+    return load_encoder(threads=2, runtime=RuntimeChoice(name, precision, cache))
+
+
+def overlap_at_ten(ours, theirs):
+    """Return the mean share of the ten nearest neighbours that two sets of vectors have in common."""
+    nearest = []
+    for vectors in (ours, theirs):
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -2)
+        nearest.append(np.argsort(-cosines, axis=1)[:, :10])
+    return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*nearest, strict=True)])
+
+
+@runtimes
+def test_a_runtime_gives_the_vectors_and_probabilities_of_torch(name, cache, images, by_torch):
+    encoder = opened(name, cache)
+    encoding = encoder.encode_images(images)
+    assert encoder.runtime == f"{name} f32"
+    assert (encoding.embeddings * by_torch.embeddings).sum(1).min() >= 0.999
+    assert overlap_at_ten(encoding.embeddings, by_torch.embeddings) >= 0.98
+    for ours, theirs in (
+        (encoding.findings, by_torch.findings),
+        (encoding.chest, by_torch.chest),
+        (encoding.frontal, by_torch.frontal),
+    ):
+        assert np.abs(ours - theirs).max() < 1e-3
+
+
+@runtimes
+def test_an_image_gets_the_same_vector_in_any_batch_of_any_runtime(name, cache, images):
+    encoder = opened(name, cache)
+    together = encoder.encode_images(images[:5]).embeddings
+    alone = [encoder.encode_images([image]).embeddings[0] for image in images[:5]]
+    assert (together * np.stack(alone)).sum(1).min() > 0.99999
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="install cxrfind[openvino]")
+def test_bfloat16_keeps_the_ten_nearest_or_is_refused(cache, images, by_torch):
+    if "bf16" not in ENGINES["openvino"].precisions():
+        with pytest.raises(RuntimeUnusable, match="does not compute in bf16 on this CPU"):
+            opened("openvino", cache, "bf16").encode_images(images[:1])
+        return
+    encoder = opened("openvino", cache, "f32")
+    encoder.encode_images(images[:1])
+    engine = ENGINES["openvino"](next(cache.glob("*.onnx")), "bf16", 2)
+    inputs = [encoder._inputs([image])[:, None] for image in images]
+    unchecked = np.concatenate([encoder._finish(engine(each))[0] for each in inputs])
+    cosines = (unchecked * by_torch.embeddings).sum(1)
+    kept = overlap_at_ten(unchecked, by_torch.embeddings)
+    checked = opened("openvino", cache, "bf16")
+    if cosines.min() < LEAST_COSINE and kept < 0.98:
+        with pytest.raises(RuntimeUnusable, match=r"openvino bf16: cosine 0\.9"):
+            checked.encode_images(images[:1])
+    else:
+        assert overlap_at_ten(checked.encode_images(images).embeddings, by_torch.embeddings) >= 0.98
+
+
+def test_auto_computes_with_something_that_agrees_and_says_what(cache, images, by_torch):
+    encoder = opened("auto", cache, "auto")
+    assert encoder.runtime == "auto"
+    embeddings = encoder.encode_images(images[:16]).embeddings
+    assert encoder.runtime.split()[0] in ("torch", *INSTALLED)
+    assert (embeddings * by_torch.embeddings[:16]).sum(1).min() >= 0.999
+
+
+def test_auto_computes_with_torch_where_nothing_can_be_exported(tmp_path, images, by_torch):
+    occupied = tmp_path / "file"
+    occupied.write_text("not a folder")
+    encoder = opened("auto", occupied / "runtime")
+    assert np.array_equal(encoder.encode_images(images[:2]).embeddings.argmax(1), by_torch.embeddings[:2].argmax(1))
+    assert encoder.runtime == "torch f32"
+
+
+@runtimes
+def test_a_runtime_that_was_named_is_not_replaced_where_its_cache_cannot_be_written(name, tmp_path, images):
+    occupied = tmp_path / "file"
+    occupied.write_text("not a folder")
+    with pytest.raises(RuntimeUnusable, match="cannot be written"):
+        opened(name, occupied / "runtime").encode_images(images[:1])
+
+
+def test_texts_need_no_runtime_to_be_opened(tmp_path):
+    encoder = opened(INSTALLED[0] if INSTALLED else "auto", tmp_path / "runtime")
+    encoder.encode_text("pleural effusion")
+    assert not (tmp_path / "runtime").exists()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no optional runtime is installed")
+def test_the_model_is_exported_once_and_again_when_its_file_is_damaged(tmp_path, images):
+    folder = tmp_path / "runtime"
+    first = opened(INSTALLED[0], folder).encode_images(images[:1]).embeddings
+    (file,) = folder.glob("*.onnx")
+    assert model_info().fingerprint[:16] in file.name
+    written = file.stat().st_mtime_ns, file.stat().st_ino
+    opened(INSTALLED[-1], folder).encode_images(images[:1])
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == written
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    again = opened(INSTALLED[0], folder).encode_images(images[:1]).embeddings
+    assert file.read_bytes() != bytes(data)
+    assert (again * first).sum() == pytest.approx(1, abs=1e-4)
+    assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no optional runtime is installed")
+def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_right(tmp_path, images):
+    import onnx
+    from onnx import numpy_helper
+
+    folder = tmp_path / "runtime"
+    opened(INSTALLED[0], folder).encode_images(images[:1])
+    (file,) = folder.glob("*.onnx")
+    model = onnx.load(file)
+    weights = next(each for each in model.graph.initializer if len(each.dims) == 4)
+    weights.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weights), weights.name))
+    onnx.save(model, file)
+    file.with_suffix(".sha256").write_text(sha256_of(file))
+    with pytest.raises(RuntimeUnusable, match="cosine"):
+        opened(INSTALLED[0], folder).encode_images(images[:1])
+    encoder = opened("auto", folder)
+    encoder.encode_images(images[:1])
+    assert encoder.runtime == "torch f32"
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_missing_package_is_named_with_what_to_install(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)    # for the import system: not installed
+    with pytest.raises(RuntimeUnusable, match=rf"{name} is not installed: pip install 'cxrfind\[{name}\]'"):
+        load_encoder(runtime=RuntimeChoice(name))
+
+
+def test_auto_is_torch_where_nothing_is_installed(monkeypatch, tmp_path, images):
+    for name in OPTIONAL:
+        monkeypatch.setitem(sys.modules, name, None)
+    encoder = opened("auto", tmp_path / "runtime")
+    encoder.encode_images(images[:1])
+    assert encoder.runtime == "torch f32"
+    assert not (tmp_path / "runtime").exists()
+
+
+@runtimes
+def test_a_cpu_runtime_and_a_cuda_device_exclude_each_other(name):
+    with pytest.raises(RuntimeUnusable, match=r'encoder\.device is "cuda"'):
+        require(name, "cuda")
+
+
+def test_the_runtimes_have_a_class_and_an_extra_each():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(OPTIONAL) == set(ENGINES)
+    assert set(OPTIONAL) <= set(extras)
+
+
+def test_a_model_that_looks_twice_is_not_exported(tmp_path):
+    encoder = load_encoder(threads=1)
+    encoder._model.attention = "crop"
+    with pytest.raises(RuntimeUnusable, match="attention"):
+        GraphFile(ImageGraph(encoder._model), 160, encoder.fingerprint, tmp_path).ready()
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_an_encoder_of_somebody_else_chooses_for_itself():
+    with pytest.raises(RuntimeUnusable, match="leave it out"):
+        load_encoder("somebodys_encoder:Borrowed", runtime=RuntimeChoice("openvino"))
