@@ -3,6 +3,9 @@
 What is timed takes preprocessed images and gives what vectors are made of: features, embedding, logits. The last ratio
 is of whole `encode_images` calls, with squeezing and standardising. A runtime that the comparison with torch at the
 start refuses for this checkpoint is measured, too; a note says so.
+
+The ratios with one thread are of images a second of CPU time, which other programs on the same cores hardly change;
+with several threads a busy machine makes torch look far slower than it is, for its threads wait for one another.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ SECONDS = 0.6
 BASE = "torch f32"
 
 
-def images_per_second(compute: Callable[[Any], object], batch: Any) -> float:
-    """Return how many images a second a function computes, over at least SECONDS."""
-    count, began = 0, time.perf_counter()
-    while (took := time.perf_counter() - began) < SECONDS:
+Clock = Callable[[], float]
+
+
+def images_per_second(compute: Callable[[Any], object], batch: Any, clock: Clock = time.perf_counter) -> float:
+    """Return how many images a second of a clock a function computes, over at least SECONDS."""
+    count, began = 0, clock()
+    while (took := clock() - began) < SECONDS:
         compute(batch)
         count += len(batch)
     return count / took
@@ -51,7 +57,9 @@ class TorchAutocast:
             return self._graph(batch)
 
 
-def engines(encoder: CommonSubspaceEncoder, size: int, options: harness.Options) -> dict[str, Engine]:
+def engines(
+    encoder: CommonSubspaceEncoder, size: int, options: harness.Options, threads: int = 0
+) -> dict[str, Engine]:
     """Return torch and all that is installed, by name; nothing is refused here."""
     graph = ImageGraph(encoder._model)
     found: dict[str, Any] = {BASE: TorchEngine(graph, torch.device("cpu")), TorchAutocast.name: TorchAutocast(graph)}
@@ -59,7 +67,7 @@ def engines(encoder: CommonSubspaceEncoder, size: int, options: harness.Options)
     for name in OPTIONAL:
         if not missing_packages(name):
             for precision in ENGINES[name].precisions():
-                engine = ENGINES[name](file.ready(), precision, 0)
+                engine = ENGINES[name](file.ready(), precision, threads)
                 found[engine.name] = engine
     return found
 
@@ -68,33 +76,47 @@ def run(options: harness.Options) -> harness.Suite:
     """Measure every runtime at every batch size; rounds alternate between them."""
     suite = harness.Suite("encoder", "Encoder: images a second, beside torch's eager mode on the same cores")
     encoder = CommonSubspaceEncoder.load()
-    probe = encoder._probe()
-    generator = np.random.default_rng(0)
+    threads = torch.get_num_threads()
+    suite.notes.append(f"{threads} threads where not said otherwise")
     for size in dict.fromkeys((encoder.image_size, 224)):
-        found = engines(encoder, size, options)
-        refused = {}
+        torch.set_num_threads(1)
+        alone = engines(encoder, size, options, 1)
         if size == encoder.image_size:
-            reference = found[BASE](probe.inputs)
-            refused = {name: probe.disagreement(each, reference) for name, each in found.items() if name in _exported()}
-            suite.notes += [f"refused for this checkpoint: {name}: {why}" for name, why in refused.items() if why]
+            suite.notes += refused(encoder, alone)
+        compare(suite, alone, size, 8, "one thread, CPU time", time.process_time, options.rounds)
+        torch.set_num_threads(threads)
+        found = engines(encoder, size, options)
         for count in BATCHES:
-            batch = generator.standard_normal((count, 1, size, size)).astype(np.float32) * 0.5
-            values: dict[str, list[float]] = {name: [] for name in found}
-            for each in found.values():
-                each(batch)                         # the first one compiles
-            for _ in range(options.rounds):
-                for name, each in found.items():
-                    values[name].append(images_per_second(each, batch))
-            for name, measured in values.items():
-                suite.figures.append(harness.Figure(f"{name}, {size} px, batch {count}", "images/s", tuple(measured)))
-                if name != BASE:
-                    target = TARGET if name in _exported() and count == 8 and "bf16" not in name else None
-                    suite.ratios.append(
-                        harness.ratio(f"{name} / torch, {size} px, batch {count}", measured, values[BASE], target)
-                    )
+            compare(suite, found, size, count, "", time.perf_counter, options.rounds)
     _whole_calls(suite, encoder, options)
-    suite.notes.append(f"{torch.get_num_threads()} threads")
     return suite
+
+
+def refused(encoder: CommonSubspaceEncoder, found: dict[str, Engine]) -> list[str]:
+    """Return what the comparison with torch would refuse, and why."""
+    probe = encoder._probe()
+    reference = found[BASE](probe.inputs)
+    faults = {name: probe.disagreement(each, reference) for name, each in found.items() if name in _exported()}
+    return [f"refused for this checkpoint: {name}: {fault}" for name, fault in faults.items() if fault]
+
+
+def compare(
+    suite: harness.Suite, found: dict[str, Engine], size: int, count: int, how: str, clock: Clock, rounds: int
+) -> None:
+    """Add the figures of all engines at one batch size, and their ratios to torch."""
+    batch = np.random.default_rng(0).standard_normal((count, 1, size, size)).astype(np.float32) * np.float32(0.5)
+    values: dict[str, list[float]] = {name: [] for name in found}
+    for each in found.values():
+        each(batch)                                 # the first one compiles
+    for _ in range(rounds):
+        for name, each in found.items():
+            values[name].append(images_per_second(each, batch, clock))
+    what = f"{size} px, batch {count}" + (f", {how}" if how else "")
+    for name, measured in values.items():
+        suite.figures.append(harness.Figure(f"{name}, {what}", "images/s", tuple(measured)))
+        if name != BASE:
+            target = TARGET if name in _exported() and count == 8 and "bf16" not in name else None
+            suite.ratios.append(harness.ratio(f"{name} / torch, {what}", measured, values[BASE], target))
 
 
 def _exported() -> set[str]:
