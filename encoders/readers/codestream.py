@@ -10,7 +10,15 @@ from encoders.base import UnreadableInstance
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """Size and sample format of one frame. `levels`: how often a JPEG 2000 decoder can halve it."""
+    """Size and sample format of one frame.
+
+    Attributes
+    ----------
+    levels : int
+        How often a JPEG 2000 decoder can halve it.
+    reversible : bool
+        Whether its wavelet is the 5/3, else the 9/7.
+    """
 
     rows: int
     columns: int
@@ -18,6 +26,7 @@ class Codestream:
     precision: int
     signed: bool = False
     levels: int = 0
+    reversible: bool = True
     lossless: bool = False
     colour_transform: bool = False                  # the stream is Y Cb Cr by its own word (JFIF, Adobe)
 
@@ -96,18 +105,18 @@ def parse_jpeg2000(frame: bytes) -> Codestream:
     width, height, left, top = struct.unpack_from(">IIII", frame, start + 8)
     components = struct.unpack_from(">H", frame, start + 40)[0]
     depth = frame[start + 42]
-    levels = 0
+    levels, reversible = 0, True
     _refuse_truncated_tiles(frame, start)
     position = start + 4 + struct.unpack_from(">H", frame, start + 4)[0]
-    while position + 12 <= len(frame) and frame[position] == 0xFF:
+    while position + 14 <= len(frame) and frame[position] == 0xFF:
         marker, length = struct.unpack_from(">BH", frame, position + 1)
         if marker == 0x52:
-            levels = frame[position + 9]
+            levels, reversible = frame[position + 9], frame[position + 13] == 1
             break
         if marker in (0x90, 0x93, 0xD9):                                # tile part, data, end: no COD came
             break
         position += 2 + length
     return Codestream(
         rows=height - top, columns=width - left, components=components, precision=(depth & 0x7F) + 1,
-        signed=bool(depth & 0x80), levels=min(levels, 32),
+        signed=bool(depth & 0x80), levels=min(levels, 32), reversible=reversible,
     )

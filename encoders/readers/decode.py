@@ -43,12 +43,15 @@ class Decoded:
         How many rows and columns of the whole image each of these stands for.
     is_wavelet : bool
         Then value [i, j] stands at [i, j] * reduction of the whole image, not in the middle of the square that it
-        replaces (`resample.recentre`).
+        replaces (`resample.square_means`).
+    reversible : bool
+        Whether the wavelet is the reversible 5/3.
     """
 
     values: Stored
     reduction: int = 1
     is_wavelet: bool = False
+    reversible: bool = True
 
     @property
     def wavelet_reduction(self) -> int:
@@ -299,7 +302,7 @@ def _jpeg2000(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded
     values = values >> (values.dtype.itemsize * 8 - stream.precision)
     if stream.signed:
         values = values.astype(np.int32) - (1 << (stream.precision - 1))
-    return Decoded(_signed(values, stream.precision, layout), 2**halvings, is_wavelet=True)
+    return Decoded(_signed(values, stream.precision, layout), 2**halvings, True, stream.reversible)
 
 
 def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
@@ -314,7 +317,7 @@ def _htj2k(dataset: Dataset, layout: PixelLayout, short_side: int) -> Decoded:
     values = imagecodecs.htj2k_decode(frame, skipres=halvings)
     if halvings:
         values = np.clip(values.view(np.int16), 0, (1 << bits) - 1).astype(np.uint16)
-    return Decoded(_signed(values, stream.precision, layout), 2**halvings, is_wavelet=True)
+    return Decoded(_signed(values, stream.precision, layout), 2**halvings, True, stream.reversible)
 
 
 Decoder = Callable[[Dataset, PixelLayout, int], Decoded]

@@ -21,7 +21,7 @@ from encoders.readers.decode import PixelLayout, decode, layout_of
 from encoders.readers.gate import exposure_key_of, gate_reason_of, view_of
 from encoders.readers.grayscale import displayed, is_inverted, modality_values, padding_mask
 from encoders.readers.header import value_of
-from encoders.readers.resample import box_reduce, fit, recentre
+from encoders.readers.resample import box_reduce, fit, square_means
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)                # Rec. ITU-R BT.601, as PS3.3 C.7.6.3.1.2
 
@@ -84,14 +84,14 @@ def pixels_of(dataset: Dataset, short_side: int) -> NDArray[np.float32]:
     values = decoded.values
     if not layout.photometric.startswith("MONOCHROME") or values.ndim == 3:
         luminance = _luminance(values, dataset, layout)
+        luminance = square_means(luminance, decoded.wavelet_reduction, decoded.reversible)
         factor = _factor(luminance.shape, short_side, aspect)
         reduced, _ = box_reduce(luminance, factor)
-        reduced = recentre(reduced, decoded.wavelet_reduction, factor)
         return fit(reduced, short_side, _reduced_extent(layout, decoded.reduction * factor), aspect)
     mask = padding_mask(values, dataset, layout.signed)
     factor = _factor(values.shape, short_side, aspect)
+    values = square_means(values, decoded.wavelet_reduction, decoded.reversible)
     stored, mask = box_reduce(values, factor, mask)
-    stored = recentre(stored, decoded.wavelet_reduction, factor)
     if mask is not None and mask.all():
         mask = None
     display = displayed(modality_values(stored, dataset, layout.signed), dataset, mask, layout.signed)

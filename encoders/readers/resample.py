@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,26 +58,43 @@ def box_reduce(values: NDArray[Any], factor: int, mask: Bool | None = None) -> t
     return (total / np.maximum(count, 1)).astype(np.float32), np.asarray(2 * count < factor * factor)
 
 
-def recentre(values: Float32, reduction: int, factor: int = 1) -> Float32:
+#: Taps at -1, 0, 1 and 2 that make a low-pass band after 1, 2, 3 and more levels closest to means of squares: least
+#: squares for a signal of correlation 0.95 a pixel with 2 % noise (other priors move a tap by less than 0.02).
+_TO_MEANS: Mapping[bool, tuple[tuple[float, float, float, float], ...]] = {
+    True: ((-0.011, 0.756, 0.264, -0.009), (-0.013, 0.632, 0.396, -0.015), (-0.015, 0.574, 0.458, -0.017)),    # 5/3
+    False: ((-0.078, 0.854, 0.274, -0.050), (-0.099, 0.742, 0.438, -0.081), (-0.105, 0.677, 0.523, -0.095)),   # 9/7
+}
+
+
+def square_means(values: NDArray[Any], reduction: int, reversible: bool) -> NDArray[Any]:
     """Return a wavelet-reduced image as if each value were the mean of the square that it replaces.
 
     The low-pass samples of JPEG 2000 stand on every 2**n-th pixel of the whole image (ISO/IEC 15444-1 F.3), up to half
-    a reduced pixel off the squares' middles: linear interpolation brings the mean difference from an area reduction
-    of the whole decode down to a third.
+    a reduced pixel off the squares' middles, and their filters pass more of the fine detail than a mean does.
 
     Parameters
     ----------
-    values : ndarray of float32, shape (rows, columns)
+    values : ndarray, shape (rows, columns)
     reduction : int
-        2**n for n wavelet levels left out.
-    factor : int
-        By which `box_reduce` has made the image smaller since.
+        2**n for n wavelet levels left out; at 1 the values come back as they are.
+    reversible : bool
+        Whether the wavelet is the 5/3 of lossless streams, else the 9/7.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
     """
     if reduction == 1:
         return values
-    ahead = np.float32((reduction - 1) / (2 * reduction * factor))
-    values = values + ahead * np.diff(values, axis=0, append=values[-1:])
-    return np.asarray(values + ahead * np.diff(values, axis=1, append=values[:, -1:]), np.float32)
+    taps = _TO_MEANS[reversible][min(reduction.bit_length() - 2, 2)]
+    means = values.astype(np.float32)
+    for axis in (0, 1):
+        padded = np.pad(means, [(1, 2) if side == axis else (0, 0) for side in (0, 1)], mode="edge")
+        length = means.shape[axis]
+        parts = [padded[n : n + length] if axis == 0 else padded[:, n : n + length] for n in range(4)]
+        means = sum((part * np.float32(tap) for part, tap in zip(parts[1:], taps[1:], strict=True)),
+                    parts[0] * np.float32(taps[0]))
+    return means
 
 
 def fit(display: Float32, short_side: int, extent: tuple[float, float], aspect: float = 1.0) -> Float32:
