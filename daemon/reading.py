@@ -3,6 +3,9 @@
 Each child reads one object at a time, told and answered over its own socket, so that a crash, a hang or memory beyond
 the limit is the fault of exactly that object. A child imports the readers, never torch. What comes back is unpickled
 with an allow-list: a child that a hostile object has taken over can say nothing but plain results.
+
+Pixels come back in the 256 greys in which renditions are kept: a quarter of the bytes of floats, and what a later model
+encodes from the rendition is what this one has seen.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from encoders.base import ReadInstance, UnreadableInstance
+import numpy as np
+
+from encoders.base import Radiograph, ReadInstance, UnreadableInstance
 from storage.base import SpooledInstance
+from storage.greys import grey_levels, unit_range
 
 #: prctl(2): the signal to get when the parent thread ends.
 PR_SET_PDEATHSIG = 1
@@ -104,6 +110,24 @@ def loads_allowed(answer: bytes) -> Any:
     return _Allowed(io.BytesIO(answer)).load()
 
 
+def _packed(answer: ReadInstance | str) -> ReadInstance | str:
+    """Return what a child says, for the way: pixels in 256 greys."""
+    if isinstance(answer, ReadInstance) and isinstance(answer.content, Radiograph):
+        grey: Any = grey_levels(answer.content.pixels)
+        return replace(answer, content=replace(answer.content, pixels=grey))
+    return answer
+
+
+def _unpacked(answer: Any) -> Any:
+    """Return what a child said, with pixels 0..1 again; raise ValueError if they are none."""
+    if isinstance(answer, ReadInstance) and isinstance(answer.content, Radiograph):
+        grey: Any = answer.content.pixels
+        if not isinstance(grey, np.ndarray) or grey.dtype != np.uint8 or grey.ndim != 2 or not grey.size:
+            raise ValueError("pixels are no picture")
+        return replace(answer, content=replace(answer.content, pixels=unit_range(grey)))
+    return answer
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent dies; leave at once if that has happened already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -153,7 +177,7 @@ class _Child:
             return Read(instance, None, f"its decoder process died ({self._how_it_died()})", died=True)
         elapsed = (time.perf_counter() - began) * 1e3
         try:
-            result = loads_allowed(answer)
+            result = _unpacked(loads_allowed(answer))
         except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, ImportError) as error:
             return Read(instance, None, f"its decoder process answered nonsense ({type(error).__name__})", died=True)
         if isinstance(result, ReadInstance):
@@ -300,7 +324,7 @@ def main() -> None:
                 path, short_side = pickle.loads(connection.recv_bytes())
             except (EOFError, OSError):
                 return
-            connection.send_bytes(pickle.dumps(read_one(Path(path), short_side), pickle.HIGHEST_PROTOCOL))
+            connection.send_bytes(pickle.dumps(_packed(read_one(Path(path), short_side)), pickle.HIGHEST_PROTOCOL))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 
 from storage.base import Float32, StorageError
+from storage.greys import Uint8, grey_levels, unit_range
 from storage.snapshot import sync
-
-Uint8 = NDArray[np.uint8]
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = ".jls"
@@ -60,7 +58,7 @@ class Renditions:
         """
         keys, folders = [], set()
         for pixels in images:
-            data = bytes(imagecodecs.jpegls_encode(_to_uint8(pixels)))
+            data = bytes(imagecodecs.jpegls_encode(grey_levels(pixels)))
             key = hashlib.sha256(data).hexdigest()
             path = self.path(key)
             if not _holds(path, data):
@@ -95,22 +93,11 @@ class Renditions:
 
     def load_unit(self, key: str) -> Float32:
         """Return an image as an encoder takes it, float32 (rows, columns) 0..1; RenditionDamaged like `load`."""
-        return self.load(key).astype(np.float32) / np.float32(255)
+        return unit_range(self.load(key))
 
     def delete(self, key: str) -> None:
         """Delete an image that no instance names any longer; nothing happens if it isn't there."""
         self.path(key).unlink(missing_ok=True)
-
-
-def _to_uint8(pixels: Uint8 | Float32) -> Uint8:
-    if pixels.ndim != 2 or not pixels.size:
-        raise ValueError(f"a rendition has rows and columns, not shape {pixels.shape}")
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels, dtype=np.uint8)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"a rendition is uint8 or floating 0..1, not {pixels.dtype}")
-    scaled = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * np.float32(255))
-    return np.ascontiguousarray(scaled.astype(np.uint8))
 
 
 def _holds(path: Path, data: bytes) -> bool:

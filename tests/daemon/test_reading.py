@@ -12,7 +12,9 @@ import pytest
 
 from daemon import reading
 from daemon.reading import ReaderPool
+from encoders.readers import read_instance
 from storage.base import SpooledInstance
+from storage.renditions import Renditions
 
 
 def spooled(path, number=1):
@@ -40,6 +42,16 @@ def test_an_image_comes_back_as_floats_no_larger_than_asked_for(tmp_path, write_
     pixels = read.result.content.pixels
     assert (pixels.dtype, min(pixels.shape)) == (np.float32, 128)
     assert 0 <= pixels.min() < 0.1 < 0.9 < pixels.max() <= 1
+
+
+def test_an_image_comes_back_in_the_greys_that_its_rendition_keeps(tmp_path, write_dx):
+    path = write_dx(tmp_path / "a.dcm")
+    with ReaderPool(1, 128, 30, 0) as pool:
+        pool.submit(spooled(path))
+        (read,) = take(pool, 1)
+    renditions, pixels = Renditions(tmp_path / "renditions"), read.result.content.pixels
+    assert np.array_equal(renditions.load_unit(renditions.put(pixels)), pixels)
+    assert np.abs(pixels - read_instance(path, 128).content.pixels).max() <= 0.5 / 255 + 1e-6
 
 
 def test_an_object_that_cannot_be_read_comes_back_with_its_reason_and_the_child_goes_on(tmp_path, write_dx):
