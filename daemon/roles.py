@@ -37,6 +37,9 @@ SUPERVISOR_PID = "CXRFIND_SUPERVISOR_PID"
 
 BEAT_INTERVAL_S = 1.0
 
+#: Of the worker and its decoders, nice(2): a query does not wait for them, an idle core is theirs all the same.
+WORKER_NICENESS = 10
+
 _UNBINDABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 
@@ -199,6 +202,16 @@ def run_role(name: str, config: Config, index: int = 0) -> int:
     return 0
 
 
+def give_way() -> None:
+    """Make this process, the worker's, leave the cores to whoever needs them; before torch is imported.
+
+    Encoder threads that wait for each other sleep instead of spinning (OpenMP 6.3): with decoders on the same cores a
+    spinning thread keeps away the one that it waits for.
+    """
+    os.nice(WORKER_NICENESS)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, index: int) -> None:
     shown: dict[str, Any] = {}
     match name:                                                     # each role imports its own libraries only
@@ -209,6 +222,7 @@ def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, in
         case "worker":
             from daemon import worker
 
+            give_way()
             beat.facts = shown.copy
             worker.run(config, stop, beat.ready.set, index, shown)
         case "finder":

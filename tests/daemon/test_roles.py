@@ -10,7 +10,7 @@ import time
 import pytest
 
 from daemon.notify import Notifier
-from daemon.roles import Heartbeat, heartbeat_path, read_heartbeat, run_folder
+from daemon.roles import WORKER_NICENESS, Heartbeat, heartbeat_path, read_heartbeat, run_folder
 
 
 @pytest.fixture
@@ -108,3 +108,11 @@ def test_without_systemd_nothing_is_told(monkeypatch):
     notifier = Notifier()
     notifier.tell("READY=1")
     assert notifier.watchdog_interval_s is None
+
+
+def test_a_worker_is_nice_and_its_encoder_threads_sleep_when_they_wait():
+    code = "import os; from daemon.roles import give_way; give_way(); print(os.nice(0)); import torch"
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "TRUE"}         # the runtime says at its start what it goes by
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(os.nice(0) + WORKER_NICENESS, 19)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

@@ -14,6 +14,8 @@ import pytest
 import small_encoder
 from service import Service, free_port, running, wait_until
 
+from daemon.roles import WORKER_NICENESS
+
 
 def log_lines(service: Service) -> list[dict]:
     return [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
@@ -51,6 +53,15 @@ def test_a_second_instance_on_the_same_storage_is_refused_with_one_sentence(serv
     assert refused.returncode == 1
     assert refused.stderr.strip().count("\n") == 0
     assert "another cxrfind runs on" in refused.stderr
+
+
+def test_worker_and_decoders_give_way_to_whoever_asks(service):
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    niceness = {role: os.getpriority(os.PRIO_PROCESS, pid) - ours for role, pid in role_ids(service).items()}
+    assert niceness == {"listener-0": 0, "worker-0": min(WORKER_NICENESS, 19 - ours), "finder-0": 0}
+    decoders = Path(f"/proc/{role_ids(service)['worker-0']}/task").glob("*/children")
+    for process_id in " ".join(children.read_text() for children in decoders).split():
+        assert os.getpriority(os.PRIO_PROCESS, int(process_id)) - ours == niceness["worker-0"]
 
 
 def test_a_port_that_is_taken_is_named_in_one_sentence_and_nothing_is_started(service, tmp_path):
