@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -40,6 +41,7 @@ _KEYWORDS = {
 }
 
 
+@cache                                              # asked for some ten times an object; the dictionary is no larger
 def tag_of(keyword: str) -> str:
     """Return the DICOM JSON key of a keyword, e.g. ``00100020``."""
     tag = tag_for_keyword(keyword)
