@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 
 class ReadersWriterLock:
-    """Many readers or one writer; a waiting writer goes before readers that come after it.
+    """Many readers or one writer, by turns: a waiting writer goes before readers that come after it, and the readers
+    that waited while one wrote go before the next.
 
     hnswlib 0.8.0 releases the GIL in searches and additions and guards neither against the other, so the GIL is no
     protection. Not re-entrant: a reader that asks again while a writer waits would stop both.
@@ -17,6 +18,9 @@ class ReadersWriterLock:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._readers = 0
+        self._readers_waiting = 0
+        self._readers_due = 0                       # waited while somebody wrote, and not yet inside
+        self._writes = 0
         self._writing = False
         self._writers_waiting = 0
 
@@ -24,8 +28,8 @@ class ReadersWriterLock:
     def reading(self) -> Iterator[None]:
         """Hold off writers while the block runs."""
         with self._changed:
-            while self._writing or self._writers_waiting:
-                self._changed.wait()
+            if self._writing or self._writers_waiting:
+                self._wait_for_turn()
             self._readers += 1
         try:
             yield
@@ -35,13 +39,25 @@ class ReadersWriterLock:
                 if not self._readers:
                     self._changed.notify_all()
 
+    def _wait_for_turn(self) -> None:
+        came = self._writes
+        self._readers_waiting += 1
+        try:
+            while self._writing or (self._writers_waiting and self._writes == came):
+                self._changed.wait()
+        finally:
+            self._readers_waiting -= 1
+            self._readers_due -= self._writes != came
+            if not self._readers_due:
+                self._changed.notify_all()
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold off everybody while the block runs."""
         with self._changed:
             self._writers_waiting += 1
             try:
-                while self._writing or self._readers:
+                while self._writing or self._readers or self._readers_due:
                     self._changed.wait()
             finally:
                 self._writers_waiting -= 1
@@ -51,4 +67,6 @@ class ReadersWriterLock:
         finally:
             with self._changed:
                 self._writing = False
+                self._writes += 1
+                self._readers_due = self._readers_waiting
                 self._changed.notify_all()

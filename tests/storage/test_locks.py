@@ -70,6 +70,29 @@ def test_a_waiting_writer_goes_before_readers_that_come_later():
     assert order == ["writer", "reader"]
 
 
+def test_readers_that_waited_while_one_wrote_go_before_the_next_writer():
+    lock, order = ReadersWriterLock(), []
+
+    def read():
+        with lock.reading():
+            order.append("reader")
+
+    def write():
+        with lock.writing():
+            order.append("second writer")
+
+    with lock.writing():
+        threads = [run(write)]
+        while not lock._writers_waiting:
+            pass
+        threads += [run(read), run(read)]
+        while lock._readers_waiting < 2:
+            pass
+    for thread in threads:
+        thread.join(10)
+    assert order == ["reader", "reader", "second writer"]
+
+
 def test_the_lock_is_free_after_a_fault_inside():
     lock = ReadersWriterLock()
     for enter in (lock.writing, lock.reading):
