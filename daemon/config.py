@@ -92,9 +92,9 @@ class IndexSection(_Section):
     """The vector index."""
 
     type: str = Field("hnsw", description="hnsw, exact, or module:Class")
-    m: int = Field(24, ge=4, le=96, description="hnswlib M: links a node")
-    ef_construction: int = Field(200, ge=16, description="hnswlib efConstruction")
-    ef_search: int = Field(128, ge=10, description="hnswlib ef: larger finds more and takes longer")
+    m: int = Field(16, ge=4, le=96, description="hnswlib M: links a node")
+    ef_construction: int = Field(128, ge=16, description="hnswlib efConstruction")
+    ef_search: int = Field(128, ge=10, description="hnswlib ef: larger finds more and takes longer; raised by probes")
     snapshot_interval_s: float = Field(300.0, gt=0, description="how often a changed index is written to disk")
     recall_probe_interval_s: float = Field(3600.0, gt=0, description="how often it is compared with exact search")
 

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from storage.base import StorageError
 
 log = structlog.get_logger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEPT = 2
 _MANIFEST = "manifest.json"
 _PREFIX = "snapshot-"
@@ -68,6 +69,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _hashes(paths: Sequence[Path]) -> list[str]:
+    """Return the sha256 of files; hashing releases the GIL, so all cores do it."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(sha256_of, paths))
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -96,10 +103,13 @@ def save_snapshot(root: Path, write: Callable[[Path], None], manifest: SnapshotM
     folder.mkdir()
     try:
         write(folder)
-        files = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in paths:
             sync(path)
-            files[str(path.relative_to(folder))] = (path.stat().st_size, sha256_of(path))
+        files = {
+            str(path.relative_to(folder)): (path.stat().st_size, digest)
+            for path, digest in zip(paths, _hashes(paths), strict=True)
+        }
         text = json.dumps(asdict(replace(manifest, files=files)))
         (folder / _MANIFEST).write_text(f"{text}\n{_digest(text)}\n", encoding="utf-8")
         for path in (folder / _MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
@@ -156,7 +166,11 @@ def _verified(folder: Path) -> SnapshotManifest:
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
     if present != set(manifest.files):
         raise StorageError("files are missing or were added")
-    for name, (size, digest) in manifest.files.items():
-        if (folder / name).stat().st_size != size or sha256_of(folder / name) != digest:
+    for name, (size, _) in manifest.files.items():
+        if (folder / name).stat().st_size != size:
+            raise StorageError(f"{name} is not what was written")
+    hashes = _hashes([folder / name for name in manifest.files])
+    for (name, (_, digest)), found in zip(manifest.files.items(), hashes, strict=True):
+        if found != digest:
             raise StorageError(f"{name} is not what was written")
     return manifest

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from storage.base import Float32, Int64, Neighbour
-from storage.index.table import VectorTable, unit_query
+import numpy as np
+
+from storage.base import Float32, Int64, Neighbour, StorageError
+from storage.index.codes import nearest
+from storage.index.table import LabelTable, ascending, grown, unit_query
 from storage.locks import ReadersWriterLock
 
-TABLE_FILE = "table.npz"
+_TABLE_FILE = "labels.npz"
+_VECTORS_FILE = "vectors.npy"
 
 
 class ExactIndex:
@@ -19,7 +23,8 @@ class ExactIndex:
         """Make an empty index; the graph's parameters are taken and not used, so that engines can be exchanged."""
         del threads, m, ef_construction, ef_search
         self.dim = dim
-        self._table = VectorTable(dim)
+        self._table = LabelTable(dim)
+        self._vectors: Float32 = np.zeros((0, dim), dtype=np.float32)
         self._lock = ReadersWriterLock()
 
     def __len__(self) -> int:
@@ -37,40 +42,63 @@ class ExactIndex:
     def add(self, labels: Int64, vectors: Float32) -> None:
         """Add vectors of unit length under new labels; all or none (BadVector, BadLabel)."""
         with self._lock.writing():
-            self._table.append(*self._table.checked(labels, vectors))
+            labels, vectors = self._table.checked(labels, vectors)
+            known = self._table.nodes
+            first, _ = self._table.append(labels, vectors)
+            self._vectors = grown(self._vectors, self._table.nodes)  # type: ignore[assignment]
+            self._vectors[known : self._table.nodes] = vectors[first]
 
     def remove(self, labels: Iterable[int]) -> None:
         """Take labels out; BadLabel, and nothing done, if one is not there."""
         with self._lock.writing():
             self._table.drop(labels)
             if self._table.live_rows * 2 < self._table.rows:
-                self._table = self._table.compacted()
+                self._table, nodes = self._table.compacted()
+                self._vectors = self._vectors[nodes]
 
     def search(self, vector: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
         """Return the min(k, live, live allowed) nearest labels, best first."""
+        return self._nearest(vector, k, None if allowed is None else ascending(allowed))
+
+    def exact(self, vector: Float32, k: int) -> list[Neighbour]:
+        """Return what `search` returns."""
+        return self._nearest(vector, k, None)
+
+    def _nearest(self, vector: Float32, k: int, allowed: Int64 | None) -> list[Neighbour]:
         query = unit_query(vector, self.dim)
         with self._lock.reading():
             if k <= 0 or not self._table.live_rows:
                 return []
             if allowed is None:
-                return self._table.neighbours(*self._table.scan(query), k)
-            rows = self._table.live_rows_of(allowed)
-            nodes = self._table.nodes_of_rows(rows)
-            return self._table.neighbours(*self._table.scan(query, nodes), k, rows)
+                nodes = self._table.live_node_ids()
+                cosines = (self._vectors[: self._table.nodes] @ query)[nodes]
+            else:
+                nodes = self._table.live_nodes_of(allowed)
+                cosines = self._vectors[nodes] @ query
+            best = nearest(cosines, 0.0, k)
+            return self._table.neighbours(nodes[best], cosines[best], k, allowed)
+
+    def deepen(self) -> bool:
+        """Return False: nothing is missed."""
+        return False
 
     def vectors(self, labels: Sequence[int]) -> Float32:
         """Return the vectors of labels, float32 (n, dim); BadLabel if one is not there."""
         with self._lock.reading():
-            return self._table.vectors_of(labels)
+            return self._vectors[self._table.nodes_of(np.asarray(labels, dtype=np.int64).reshape(-1))]
 
     def save(self, folder: Path) -> None:
         """Write what `load` needs."""
         with self._lock.reading():
-            self._table.save(folder / TABLE_FILE)
+            self._table.save(folder / _TABLE_FILE)
+            np.save(folder / _VECTORS_FILE, self._vectors[: self._table.nodes])
 
     @classmethod
     def load(cls, folder: Path, dim: int, **parameters: int) -> ExactIndex:
         """Return the index of a folder whose bytes have been verified."""
         index = cls(dim, **parameters)
-        index._table = VectorTable.load(folder / TABLE_FILE, dim)
+        table, vectors = LabelTable.load(folder / _TABLE_FILE, dim), np.load(folder / _VECTORS_FILE)
+        if vectors.shape != (table.nodes, dim) or vectors.dtype != np.float32:
+            raise StorageError(f"{_VECTORS_FILE} does not hold vectors of dim {dim}; rebuild the index")
+        index._table, index._vectors = table, vectors
         return index

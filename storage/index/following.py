@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import structlog
 
 from storage.base import Catalogue, EmbeddingRow, Float32, Generation, Int64, Kind, Neighbour, StorageError
+from storage.index.owners import Owners
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
 from storage.snapshot import SnapshotManifest, load_snapshot, save_snapshot
 
 log = structlog.get_logger(__name__)
 
-_OWNERS_FILE = "owners.tsv"
 _BATCH = 4096
 
 
@@ -30,8 +30,8 @@ class IndexSettings:
     """
 
     type: str = "hnsw"
-    m: int = 24
-    ef_construction: int = 200
+    m: int = 16
+    ef_construction: int = 128
     ef_search: int = 128
     threads: int = 0
 
@@ -43,28 +43,6 @@ class IndexSettings:
             "ef_search": self.ef_search,
             "threads": self.threads,
         }
-
-
-@dataclass(slots=True)
-class _Owners:
-    """Which study and instance a label stands for, and the labels of a study."""
-
-    by_label: dict[int, tuple[Kind, str, str]] = field(default_factory=dict)
-    by_study: dict[tuple[Kind, str], tuple[int, ...]] = field(default_factory=dict)
-
-    def put(self, label: int, kind: Kind, study_instance_uid: str, sop_instance_uid: str) -> None:
-        self.by_label[label] = (kind, study_instance_uid, sop_instance_uid)
-        key = (kind, study_instance_uid)
-        self.by_study[key] = (*self.by_study.get(key, ()), label)
-
-    def drop(self, label: int) -> None:
-        kind, study_instance_uid, _ = self.by_label.pop(label)
-        key = (kind, study_instance_uid)
-        left = tuple(other for other in self.by_study[key] if other != label)
-        if left:
-            self.by_study[key] = left
-        else:
-            del self.by_study[key]
 
 
 class IndexSet:
@@ -88,7 +66,7 @@ class IndexSet:
         self._settings = settings
         self._changing = threading.Lock()
         self._snapshot_sequence = -1
-        self._owners = _Owners()
+        self._owners = Owners()
         self._indexes: dict[Kind, LabelledIndex] = {
             kind: engine(settings.type)(generation.dim, **settings.parameters()) for kind in Kind
         }
@@ -132,31 +110,30 @@ class IndexSet:
         with self._changing:
             while True:
                 changes = self._catalogue.changes(self.generation.generation_id, self.sequence, _BATCH)
-                for kind in Kind:
-                    self._add(kind, [row for row in changes.added if row.kind is kind])
+                self._add(changes.added)
                 self._remove(changes.removed)
                 applied += len(changes.added) + len(changes.removed)
                 if changes.sequence == self.sequence:
                     return applied
                 self.sequence = changes.sequence
 
-    def _add(self, kind: Kind, rows: Sequence[EmbeddingRow]) -> None:
-        if not rows:
-            return
-        rows = sorted(rows, key=lambda row: row.label)
-        for row in rows:                                            # before the index knows: an answer finds its owner
-            self._owners.put(row.label, kind, row.study_instance_uid, row.sop_instance_uid)
-        labels = np.asarray([row.label for row in rows], dtype=np.int64)
-        self._indexes[kind].add(labels, np.stack([row.vector for row in rows]))
+    def _add(self, added: Sequence[EmbeddingRow]) -> None:
+        rows = sorted(added, key=lambda row: row.label)
+        self._owners.put(rows)                                      # before the index knows: an answer finds its owner
+        for kind in Kind:
+            mine = [row for row in rows if row.kind is kind]
+            if mine:
+                labels = np.asarray([row.label for row in mine], dtype=np.int64)
+                self._indexes[kind].add(labels, np.stack([row.vector for row in mine]))
 
     def _remove(self, labels: Sequence[int]) -> None:
         """Take labels out; one that came and went between two looks was never here."""
-        known = [label for label in labels if label in self._owners.by_label]
+        kinds = {label: kind for label in labels if (kind := self._owners.kind_of(label)) is not None}
         for kind in Kind:
-            mine = [label for label in known if self._owners.by_label[label][0] is kind]
+            mine = [label for label, held in kinds.items() if held is kind]
             if mine:
                 self._indexes[kind].remove(mine)
-        for label in known:
+        for label in kinds:
             self._owners.drop(label)
 
     def _agrees(self) -> bool:
@@ -192,23 +169,19 @@ class IndexSet:
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, or None if it has just been removed."""
-        known = self._owners.by_label.get(label)
-        return None if known is None else known[1:]
+        return self._owners.owner(label)
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a vector of this kind."""
-        return (kind, study_instance_uid) in self._owners.by_study
+        return self._owners.holds(kind, study_instance_uid)
 
     def studies_without(self, kind: Kind, other: Kind) -> list[str]:
         """Return the studies that have a vector of `kind` and none of `other`."""
-        by_study = self._owners.by_study
-        return [uid for held, uid in list(by_study) if held is kind and (other, uid) not in by_study]
+        return self._owners.studies_without(kind, other)
 
     def labels_of_studies(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels that studies have in one index, ascending."""
-        by_study = self._owners.by_study
-        labels = [label for uid in study_instance_uids for label in by_study.get((kind, uid), ())]
-        return np.sort(np.asarray(labels, dtype=np.int64))
+        return self._owners.labels_of(kind, study_instance_uids)
 
     def vectors(self, kind: Kind, labels: Sequence[int]) -> Float32:
         """Return the vectors of labels, float32 (n, dim)."""
@@ -228,20 +201,24 @@ class IndexSet:
         if not len(labels) or k < 1:
             return 1.0
         chosen = np.random.default_rng(seed).choice(labels, size=min(samples, len(labels)), replace=False)
-        queries = index.vectors(chosen.tolist())
-        best = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for start in range(0, len(labels), _BATCH):
+        found = wanted = 0
+        for label in chosen.tolist():
             try:
-                cosines = queries @ index.vectors(labels[start : start + _BATCH].tolist()).T
-            except BadLabel:                                        # one was removed just now: leave these out
+                query = index.vectors([label])[0]
+            except BadLabel:                                        # removed just now
                 continue
-            best = np.partition(np.hstack([best, cosines]), -k, axis=1)[:, -k:]
-        found = sum(
-            answer.similarity >= exact.min() - 1e-6
-            for query, exact in zip(queries, best, strict=True)
-            for answer in index.search(query, k)
-        )
-        return min(1.0, int(found) / (len(queries) * min(k, len(labels))))
+            exact = index.exact(query, k)
+            found += sum(answer.similarity >= exact[-1].similarity - 1e-6 for answer in index.search(query, k))
+            wanted += len(exact)
+        return min(1.0, found / wanted) if wanted else 1.0
+
+    def keep_recall(self, kind: Kind, wanted: float = 0.99) -> float:
+        """Return `probe_recall` after making searches go deeper, while they find less than wanted and can."""
+        recall, index = self.probe_recall(kind), self._indexes[kind]
+        while recall < wanted and index.deepen():
+            log.info("index.deepened", kind=kind.value, recall_at_10=round(recall, 4))
+            recall = self.probe_recall(kind)
+        return recall
 
     # ------------------------------------------------------------------------------------ snapshots
 
@@ -278,10 +255,7 @@ class IndexSet:
         for kind, index in self._indexes.items():
             (folder / kind.value).mkdir()
             index.save(folder / kind.value)
-        lines = (
-            f"{label}\t{kind.value}\t{study}\t{sop}\n" for label, (kind, study, sop) in self._owners.by_label.items()
-        )
-        (folder / _OWNERS_FILE).write_text("".join(lines), encoding="utf-8")
+        self._owners.save(folder)
 
     def _restore(self) -> bool:
         expected = self._manifest()
@@ -294,13 +268,8 @@ class IndexSet:
 
     def _load_files(
         self, folder: Path, manifest: SnapshotManifest
-    ) -> tuple[dict[Kind, LabelledIndex], _Owners]:
-        owners = _Owners()
-        kinds: Mapping[str, Kind] = {kind.value: kind for kind in Kind}
-        strings: dict[str, str] = {}                                # one object for a UID that stands in many rows
-        for line in (folder / _OWNERS_FILE).read_text(encoding="utf-8").splitlines():
-            label, kind, study, sop = line.split("\t")
-            owners.put(int(label), kinds[kind], strings.setdefault(study, study), strings.setdefault(sop, sop))
+    ) -> tuple[dict[Kind, LabelledIndex], Owners]:
+        owners = Owners.load(folder)
         indexes = {
             kind: engine(self._settings.type).load(
                 folder / kind.value, self.generation.dim, **self._settings.parameters()

@@ -10,32 +10,42 @@ import hnswlib
 import numpy as np
 
 from storage.base import Float32, Int64, Neighbour, StorageError
-from storage.index.table import VectorTable, unit_query
+from storage.index.codes import CodeRows, nearest
+from storage.index.table import LabelTable, ascending, unit_query
 from storage.locks import ReadersWriterLock
 
 GRAPH_FILE = "graph.hnsw"
-TABLE_FILE = "table.npz"
+TABLE_FILE = "labels.npz"
 
 #: A graph with more deleted nodes than this share is built anew (90 % deleted made it 15 times slower).
 REBUILD_DELETED_SHARE = 0.2
 #: With fewer vectors than this a scan is as fast as the graph, and exact.
 SCAN_BELOW = 512
-#: So many allowed vectors are scanned rather than sieved out of the graph's answers.
-SCAN_ALLOWED_BELOW = 8192
+#: So many codes are scanned in the time that the graph takes for one more of its ef (both grow with the dimension).
+SCANNED_FOR_ONE_EF = 75
+#: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
+OVERSAMPLING = 2
 #: Vectors added to the graph before waiting searches get their turn.
-ADD_CHUNK = 64
+ADD_CHUNK = 16
+#: `deepen` goes no further.
+LARGEST_EF = 2048
+#: Vectors read out of the graph at once: hnswlib makes Python numbers of them, and holds the GIL.
+_READ_CHUNK = 256
 _SEED = 100
 
 
 class HnswIndex:
-    """A VectorIndex over an hnswlib graph whose labels are the nodes of a VectorTable.
+    """A VectorIndex over an hnswlib graph whose labels are the nodes of a LabelTable.
+
+    The graph holds the only copy of the full vectors. Its own answers have exact cosines. Scans (of few allowed labels,
+    of a small index) read 8-bit codes, and take the full vectors of what is left from the graph.
 
     One writer at a time (`_writer`); readers stay out only while the graph itself changes (`_lock`). A graph is never
     resized under a reader, and rebuilt beside the old one, which answers meanwhile.
     """
 
     def __init__(
-        self, dim: int, *, m: int = 24, ef_construction: int = 200, ef_search: int = 128, threads: int = 0
+        self, dim: int, *, m: int = 16, ef_construction: int = 128, ef_search: int = 128, threads: int = 0
     ) -> None:
         """Make an empty index.
 
@@ -48,7 +58,8 @@ class HnswIndex:
         """
         self.dim = dim
         self.m, self.ef_construction, self.ef_search, self.threads = m, ef_construction, ef_search, threads
-        self._table = VectorTable(dim)
+        self._table = LabelTable(dim)
+        self._codes = CodeRows(dim)
         self._graph = self._new_graph(1024)
         self._lock = ReadersWriterLock()
         self._writer = threading.Lock()
@@ -75,9 +86,11 @@ class HnswIndex:
             for start in range(0, len(labels), chunk):
                 with self._lock.writing():
                     known = self._table.nodes
-                    fresh = self._table.append(labels[start : start + chunk], vectors[start : start + chunk])
-                    self._insert(self._graph, self._table, fresh[fresh >= known])
-                    for node in fresh[fresh < known].tolist():
+                    some = vectors[start : start + chunk]
+                    first, revived = self._table.append(labels[start : start + chunk], some)
+                    self._codes.append(some[first])
+                    self._insert(self._graph, known, some[first])
+                    for node in revived.tolist():
                         self._graph.unmark_deleted(node)
 
     def remove(self, labels: Iterable[int]) -> None:
@@ -92,11 +105,13 @@ class HnswIndex:
 
     def _rebuild(self) -> None:
         """Build a graph of the live vectors only, and put it in place of the old one."""
-        table = self._table.compacted()                             # nobody writes meanwhile: we hold the writer lock
+        table, nodes = self._table.compacted()                      # nobody writes meanwhile: we hold the writer lock
+        codes = self._codes.kept(nodes)
         graph = self._new_graph(max(1024, table.nodes * 5 // 4))
-        self._insert(graph, table, np.arange(table.nodes, dtype=np.int64))
+        for start in range(0, len(nodes), _READ_CHUNK):
+            self._insert(graph, start, self._full(nodes[start : start + _READ_CHUNK]))
         with self._lock.writing():
-            self._table, self._graph = table, graph
+            self._table, self._codes, self._graph = table, codes, graph
 
     def _new_graph(self, capacity: int) -> hnswlib.Index:
         graph = hnswlib.Index(space="ip", dim=self.dim)             # unit vectors: inner product is the cosine
@@ -106,70 +121,99 @@ class HnswIndex:
             graph.set_num_threads(self.threads)
         return graph
 
-    def _insert(self, graph: hnswlib.Index, table: VectorTable, nodes: Int64) -> None:
-        """Insert new nodes; the caller keeps readers off this graph, also while it grows."""
-        if not len(nodes):
+    def _insert(self, graph: hnswlib.Index, start: int, vectors: Float32) -> None:
+        """Insert vectors as nodes from `start` on; the caller keeps readers off this graph, also while it grows."""
+        if not len(vectors):
             return
-        needed = int(nodes[-1]) + 1
+        needed = start + len(vectors)
         if needed > graph.get_max_elements():
-            graph.resize_index(max(needed, 2 * graph.get_max_elements()))
-        graph.add_items(table.vectors()[nodes], nodes, num_threads=self.threads or -1)
+            graph.resize_index(max(needed, graph.get_max_elements() * 3 // 2))
+        graph.add_items(vectors, np.arange(start, needed), num_threads=self.threads or -1)
 
     # ------------------------------------------------------------------------------------ searches
 
     def search(self, vector: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
         """Return the min(k, live, live allowed) nearest labels, best first.
 
-        Approximate without `allowed`, or when most of what lies near is allowed; else exact.
+        Approximate where the graph answers: without `allowed`, or when many are; else exact.
         """
         query = unit_query(vector, self.dim)
         with self._lock.reading():
-            table = self._table
-            if k <= 0 or not table.live_rows:
+            if k <= 0 or not self._table.live_rows:
                 return []
             if allowed is not None:
-                return self._search_allowed(query, k, allowed)
-            nodes = self._nearest_nodes(query, min(k, table.live_nodes))
-            if nodes is None:
-                return table.neighbours(*table.scan(query), k)
-            return table.neighbours(*table.scan(query, nodes), k)
+                return self._search_allowed(query, k, ascending(allowed))
+            if k * 4 <= self._table.live_nodes:
+                found = self._nearest(query, max(k, self.ef_search))
+                if found is not None:
+                    return self._table.neighbours(*found, k)
+            return self._scan(query, k)
+
+    def exact(self, vector: Float32, k: int) -> list[Neighbour]:
+        """Return what `search` would if the graph missed nobody."""
+        query = unit_query(vector, self.dim)
+        with self._lock.reading():
+            return self._scan(query, k) if k > 0 and self._table.live_rows else []
+
+    def deepen(self) -> bool:
+        """Let searches go through twice as much of the graph; return whether that was still possible."""
+        if 2 * self.ef_search > LARGEST_EF:
+            return False
+        self.ef_search *= 2
+        return True
 
     def _search_allowed(self, query: Float32, k: int, allowed: Int64) -> list[Neighbour]:
-        """Few allowed: scan just these. Many: take more from the graph than asked for, and widen until k pass."""
-        table = self._table
-        rows = table.live_rows_of(allowed)
-        if not len(rows):
-            return []
-        nodes = table.nodes_of_rows(rows)
-        wanted = min(k, len(nodes))
-        passes = np.zeros(table.nodes, dtype=np.bool_)
-        passes[nodes] = True
-        reach = max(self.ef_search, wanted * 3 * table.live_nodes // (2 * len(nodes)))
-        while len(nodes) > SCAN_ALLOWED_BELOW and reach * 8 < len(nodes):
-            nearest = self._nearest_nodes(query, reach)
-            if nearest is None:
+        """Take more from the graph than asked for, and widen until k pass, while that is cheaper than a scan."""
+        live = self._table.live_rows
+        reach = max(self.ef_search, OVERSAMPLING * k * live // max(1, len(allowed)))
+        while reach * SCANNED_FOR_ONE_EF < len(allowed):
+            near = self._nearest(query, reach)
+            if near is None:
                 break
-            nearest = nearest[passes[nearest]]
-            if len(nearest) >= wanted:
-                return table.neighbours(*table.scan(query, nearest), k, rows)
+            found = self._table.neighbours(*near, k, allowed)
+            if len(found) == k:
+                return found
             reach *= 4
-        return table.neighbours(*table.scan(query, nodes), k, rows)
+        return self._scan(query, k, allowed)
 
-    def _nearest_nodes(self, query: Float32, k: int) -> Int64 | None:
-        """Return about k nearest live nodes by the graph, or None where only a scan is sure to find k."""
+    def _nearest(self, query: Float32, reach: int) -> tuple[Int64, Float32] | None:
+        """Return about `reach` near live nodes and their cosines by the graph, None where only a scan finds them."""
         live = self._table.live_nodes
-        if live < SCAN_BELOW or k * 4 > live:
+        if live < SCAN_BELOW:
             return None
         try:                                                        # hnswlib searches with ef or k, the larger one, so
-            nodes, _ = self._graph.knn_query(query, k=k, num_threads=1)         # k beyond ef needs no set_ef (a race)
+            nodes, distances = self._graph.knn_query(query, k=min(reach, live), num_threads=1)  # k needs no set_ef
         except RuntimeError:                                        # fewer than k can be reached
             return None
-        return np.asarray(nodes[0], dtype=np.int64)
+        return nodes[0].astype(np.int64), np.float32(1) - distances[0]
+
+    def _scan(self, query: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
+        """Return the nearest of all (or of `allowed`, ascending) by codes, then by full vectors."""
+        table = self._table
+        if allowed is not None:
+            nodes = table.live_nodes_of(allowed)
+        elif table.live_nodes == table.nodes:
+            nodes = None
+        else:
+            nodes = table.live_node_ids()
+        cosines, blur = self._codes.scan(query, nodes)
+        best = nearest(cosines, blur, k)
+        if nodes is not None:
+            best = nodes[best]
+        return table.neighbours(best, self._full(best) @ query, k, allowed)
+
+    def _full(self, nodes: Int64) -> Float32:
+        """Return the vectors of live nodes, float32 (n, dim)."""
+        parts = [
+            np.asarray(self._graph.get_items(nodes[start : start + _READ_CHUNK]), dtype=np.float32)
+            for start in range(0, len(nodes), _READ_CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
 
     def vectors(self, labels: Sequence[int]) -> Float32:
         """Return the vectors of labels, float32 (n, dim); BadLabel if one is not there."""
         with self._lock.reading():
-            return self._table.vectors_of(labels)
+            return self._full(self._table.nodes_of(np.asarray(labels, dtype=np.int64).reshape(-1)))
 
     # ------------------------------------------------------------------------------------ files
 
@@ -180,6 +224,7 @@ class HnswIndex:
         """
         with self._writer, self._lock.reading():
             self._table.save(folder / TABLE_FILE)
+            self._codes.save(folder)
             self._graph.save_index(str(folder / GRAPH_FILE))
             expected = self._graph.index_file_size()
         written = (folder / GRAPH_FILE).stat().st_size
@@ -188,7 +233,7 @@ class HnswIndex:
 
     @classmethod
     def load(
-        cls, folder: Path, dim: int, *, m: int = 24, ef_construction: int = 200, ef_search: int = 128, threads: int = 0
+        cls, folder: Path, dim: int, *, m: int = 16, ef_construction: int = 128, ef_search: int = 128, threads: int = 0
     ) -> HnswIndex:
         """Return the index of a folder whose bytes have been verified (4 KB of bit rot load, then crash).
 
@@ -198,12 +243,13 @@ class HnswIndex:
             If graph and table don't belong together or were made with other parameters.
         """
         index = cls(dim, m=m, ef_construction=ef_construction, ef_search=ef_search, threads=threads)
-        table = VectorTable.load(folder / TABLE_FILE, dim)
+        table, codes = LabelTable.load(folder / TABLE_FILE, dim), CodeRows.load(folder, dim)
         header = np.fromfile(folder / GRAPH_FILE, dtype=np.uint64, count=6)
         # offsetLevel0, max_elements, cur_element_count, size_data_per_element, label_offset, offsetData: the element
         # size tells the dimension and M, which hnswlib doesn't check (another dimension ends in a heap abort).
         element_bytes = (2 * m * 4 + 4) + dim * 4 + 8
-        if len(header) != 6 or int(header[2]) != table.nodes or int(header[3]) != element_bytes:
+        sizes = {table.nodes, codes.count, int(header[2])} if len(header) == 6 else set()
+        if len(sizes) != 1 or int(header[3]) != element_bytes:
             raise StorageError(f"{GRAPH_FILE} does not fit {TABLE_FILE}, dim {dim} and M {m}; rebuild the index")
         graph = hnswlib.Index(space="ip", dim=dim)
         try:
@@ -213,5 +259,5 @@ class HnswIndex:
         graph.set_ef(ef_search)                                     # not kept in the file: 10 after loading
         if threads:
             graph.set_num_threads(threads)
-        index._table, index._graph = table, graph
+        index._table, index._codes, index._graph = table, codes, graph
         return index

@@ -6,16 +6,22 @@ import importlib
 from pathlib import Path
 from typing import Protocol, cast
 
-from storage.base import Int64, StorageError, VectorIndex
+from storage.base import Float32, Int64, Neighbour, StorageError, VectorIndex
 from storage.index.exact import ExactIndex
 from storage.index.hnsw import HnswIndex
 
 
 class LabelledIndex(VectorIndex, Protocol):
-    """A VectorIndex that can also tell what it holds, so that a loaded one can be compared with the Catalogue."""
+    """A VectorIndex that can also tell what it holds, and whom it misses."""
 
     def labels(self) -> Int64:
-        """Return the live labels, ascending."""
+        """Return the live labels, ascending: a loaded index is compared with the Catalogue."""
+
+    def exact(self, vector: Float32, k: int) -> list[Neighbour]:
+        """Return what `search` would if it missed nobody."""
+
+    def deepen(self) -> bool:
+        """Make searches miss less and take longer; return whether that was still possible."""
 
 
 class IndexEngine(Protocol):

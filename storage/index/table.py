@@ -1,8 +1,8 @@
-"""What every engine keeps beside its search structure: labels, their vectors, and which of them still count."""
+"""What every engine keeps beside its vectors: labels, which of them still count, and which vectors are equal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from storage.base import Float32, Int64, Neighbour, StorageError
 
 #: A stored vector's length may differ from 1 by this much (float32 rounding of a model's last layer, no more).
 UNIT_TOLERANCE = 1e-3
+#: New digests wait in a dict until there are so many, or a sixteenth of all: then they are sorted in.
+_UNSORTED = 4096
+
+UInt64 = NDArray[np.uint64]
 
 
 class BadVector(StorageError):
@@ -40,17 +44,32 @@ def unit_query(vector: Float32, dim: int) -> Float32:
     return np.asarray(query / np.float32(norm), dtype=np.float32)
 
 
-def _grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
-    larger = np.zeros((size, *array.shape[1:]), dtype=array.dtype)
+def ascending(labels: Int64) -> Int64:
+    """Return labels as ascending int64 without repetition; for free when they are so already."""
+    wanted = np.asarray(labels, dtype=np.int64).reshape(-1)
+    return wanted if bool((wanted[1:] > wanted[:-1]).all()) else np.unique(wanted)
+
+
+def grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    """Return an array with room for `size` rows and some more, which take no memory before they are written."""
+    if size <= len(array):
+        return array
+    larger = np.zeros((size + size // 4 + 64, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
 
 
-class VectorTable:
-    """Rows of (label, node, live) in ascending label order, and the distinct vectors, one node each.
+def digests_of(vectors: Float32) -> UInt64:
+    """Return 128 bits of each vector, uint64 (n, 2): equal for equal vectors, and for no others that will ever be."""
+    digests = b"".join(blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(vectors))
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
-    Equal vectors share a node: 2,000 duplicates in an HNSW graph made 978 of 3,000 others unreachable. Not guarded by
-    itself: the engine's lock is.
+
+class LabelTable:
+    """Rows of (label, node, live) in ascending label order; a node is a distinct vector, which the engine holds.
+
+    Equal vectors share a node: 2,000 duplicates in an HNSW graph made 978 of 3,000 others unreachable. About 40 bytes a
+    label. Not guarded by itself: the engine's lock is.
     """
 
     def __init__(self, dim: int) -> None:
@@ -60,14 +79,15 @@ class VectorTable:
         self.live_rows = 0
         self.live_nodes = 0
         self.last_label = -1
-        self._labels: Int64 = np.zeros(64, dtype=np.int64)
-        self._row_node: Int64 = np.zeros(64, dtype=np.int64)
-        self._row_live: NDArray[np.bool_] = np.zeros(64, dtype=np.bool_)
-        self._vectors: Float32 = np.zeros((64, dim), dtype=np.float32)
-        self._uses: NDArray[np.int32] = np.zeros(64, dtype=np.int32)
-        self._first_row: Int64 = np.zeros(64, dtype=np.int64)
-        self._more_rows: dict[int, list[int]] = {}
-        self._node_of_digest: dict[int, int] = {}
+        self._labels: Int64 = np.zeros(0, dtype=np.int64)
+        self._row_node = np.zeros(0, dtype=np.int32)
+        self._row_live = np.zeros(0, dtype=np.bool_)
+        self._row_before = np.zeros(0, dtype=np.int32)              # the node's row before this one, or -1
+        self._last_row = np.zeros(0, dtype=np.int32)                # of a node
+        self._uses = np.zeros(0, dtype=np.int32)                    # of a node: live rows
+        self._digests: UInt64 = np.zeros((0, 2), dtype=np.uint64)   # of a node
+        self._by_digest = np.zeros(0, dtype=np.int32)               # the first nodes, by ascending digest
+        self._unsorted: dict[int, int] = {}                         # digest to node, of the others
 
     # ------------------------------------------------------------------------------------ changes
 
@@ -83,39 +103,68 @@ class VectorTable:
             raise BadLabel(
                 f"labels must grow and be above {self.last_label}, the largest ever seen here; they are never reused"
             )
-        norms = np.linalg.norm(new_vectors.astype(np.float64), axis=1)
+        norms = np.linalg.norm(new_vectors, axis=1)
         if not (np.abs(norms - 1) <= UNIT_TOLERANCE).all():         # NaN fails the comparison too
             worst = int(new_labels[int(np.argmax(np.nan_to_num(np.abs(norms - 1), nan=np.inf)))])
             raise BadVector(f"the vector of label {worst} is not finite and of unit length; nothing was added")
         return new_labels, new_vectors
 
-    def append(self, labels: Int64, vectors: Float32) -> Int64:
-        """Append checked rows; return the nodes that are new or live again."""
+    def append(self, labels: Int64, vectors: Float32) -> tuple[Int64, Int64]:
+        """Append checked rows.
+
+        Returns
+        -------
+        first : ndarray of int64
+            Positions in the batch whose vectors are new: nodes from the former `nodes` on, in this order.
+        revived : ndarray of int64
+            Older nodes that no label used and one uses again.
+        """
         self._reserve(self.rows + len(labels))
-        fresh = []
-        for label, vector in zip(labels.tolist(), vectors, strict=True):
-            digest = int.from_bytes(blake2b(vector.tobytes(), digest_size=8).digest(), "little")
-            node = self._node_of_digest.get(digest, -1)
-            if node < 0 or not np.array_equal(self._vectors[node], vector):
-                node = self.nodes
-                self._vectors[node] = vector
-                self._uses[node] = 0
-                self._first_row[node] = self.rows
-                self._node_of_digest[digest] = node
-                self.nodes += 1
-            else:
-                self._more_rows.setdefault(node, []).append(self.rows)
+        digests = digests_of(vectors)
+        sorted_nodes = self._sorted_nodes(digests).tolist()
+        first, revived = [], []
+        old = self.nodes
+        for position, (low, high) in enumerate(digests.tolist()):
+            node = sorted_nodes[position]
+            if node < 0:
+                node = self._unsorted.get(low, -1)
+                if node < 0 or self._digests[node, 1] != high:
+                    node = self._unsorted[low] = self.nodes
+                    self._digests[node] = low, high
+                    self._last_row[node] = -1
+                    self.nodes += 1
+                    first.append(position)
             if not self._uses[node]:
-                fresh.append(node)
                 self.live_nodes += 1
+                if node < old:
+                    revived.append(node)
+            row = self.rows
             self._uses[node] += 1
-            self._labels[self.rows] = label
-            self._row_node[self.rows] = node
-            self._row_live[self.rows] = True
+            self._row_node[row], self._row_before[row], self._last_row[node] = node, self._last_row[node], row
             self.rows += 1
-            self.live_rows += 1
-            self.last_label = label
-        return np.asarray(fresh, dtype=np.int64)
+        if len(labels):
+            start = self.rows - len(labels)
+            self._labels[start : self.rows], self._row_live[start : self.rows] = labels, True
+            self.live_rows += len(labels)
+            self.last_label = int(labels[-1])
+        if len(self._unsorted) > max(_UNSORTED, self.nodes // 16):
+            self._sort_digests()
+        return np.asarray(first, dtype=np.int64), np.asarray(revived, dtype=np.int64)
+
+    def _sorted_nodes(self, digests: UInt64) -> Int64:
+        """Return the nodes of vectors that are among the sorted ones, -1 for others."""
+        found = np.full(len(digests), -1, dtype=np.int64)
+        count = len(self._by_digest)
+        if count:
+            places = np.searchsorted(self._digests[:count, 0], digests[:, 0], sorter=self._by_digest)
+            nodes = self._by_digest[np.minimum(places, count - 1)]
+            same = (self._digests[nodes] == digests).all(axis=1)
+            found[same] = nodes[same]
+        return found
+
+    def _sort_digests(self) -> None:
+        self._by_digest = np.argsort(self._digests[: self.nodes, 0], kind="stable").astype(np.int32)
+        self._unsorted = {}
 
     def drop(self, labels: Iterable[int]) -> Int64:
         """Take labels out; return the nodes that no label uses any longer.
@@ -131,27 +180,26 @@ class VectorTable:
             raise BadLabel("a label to remove is not in the index")
         self._row_live[rows] = False
         self.live_rows -= len(rows)
-        dead = []
-        for node in self._row_node[rows].tolist():
-            self._uses[node] -= 1
-            if not self._uses[node]:
-                dead.append(node)
+        np.subtract.at(self._uses, self._row_node[rows], 1)
+        nodes = np.unique(self._row_node[rows])
+        dead = np.asarray(nodes[self._uses[nodes] == 0], dtype=np.int64)
         self.live_nodes -= len(dead)
-        return np.asarray(dead, dtype=np.int64)
+        return dead
 
-    def compacted(self) -> VectorTable:
-        """Return a copy with live rows only; it remembers the largest label ever seen."""
+    def compacted(self) -> tuple[LabelTable, Int64]:
+        """Return a copy with live rows only, which remembers the largest label ever seen, and its nodes here."""
+        nodes = self.live_node_ids()
+        numbers = np.full(self.nodes, -1, dtype=np.int32)
+        numbers[nodes] = np.arange(len(nodes), dtype=np.int32)
         rows = np.flatnonzero(self._row_live[: self.rows])
-        copy = VectorTable(self.dim)
-        copy.append(self._labels[rows], self._vectors[self._row_node[rows]])
-        copy.last_label = self.last_label
-        return copy
+        copy = LabelTable(self.dim)
+        copy._fill(
+            self._labels[rows], numbers[self._row_node[rows]], self._row_live[rows], self._digests[nodes],
+            self.last_label,
+        )
+        return copy, nodes
 
     # ------------------------------------------------------------------------------------ lookups
-
-    def vectors(self) -> Float32:
-        """Return the vectors of all nodes, float32 (nodes, dim), dead ones included; a view."""
-        return self._vectors[: self.nodes]
 
     def live_node_ids(self) -> Int64:
         """Return the nodes that a live label uses, ascending."""
@@ -169,45 +217,39 @@ class VectorTable:
         rows = np.minimum(np.searchsorted(self._labels[: self.rows], labels), self.rows - 1)
         return np.asarray(rows[(self._labels[rows] == labels) & self._row_live[rows]], dtype=np.int64)
 
-    def nodes_of_rows(self, rows: Int64) -> Int64:
-        """Return the distinct nodes of rows, ascending."""
-        return np.unique(self._row_node[rows])
-
-    def vectors_of(self, labels: Sequence[int]) -> Float32:
-        """Return a copy of the vectors of live labels, in their order; BadLabel if one is not live."""
-        wanted = np.asarray(labels, dtype=np.int64).reshape(-1)
-        rows = self.live_rows_of(wanted)
-        if len(rows) != len(wanted):
+    def nodes_of(self, labels: Int64) -> Int64:
+        """Return the node of each label, in order; BadLabel if one is not live."""
+        rows = self.live_rows_of(labels)
+        if len(rows) != len(labels):
             raise BadLabel("a label is not in the index")
-        return np.array(self._vectors[self._row_node[rows]], dtype=np.float32)
+        return np.asarray(self._row_node[rows], dtype=np.int64)
 
-    def scan(self, query: Float32, nodes: Int64 | None = None) -> tuple[Int64, Float32]:
-        """Return nodes (all live ones by default) and their cosines with the query, unordered."""
-        if nodes is None:
-            nodes = self.live_node_ids()
-            if len(nodes) * 2 > self.nodes:                         # cheaper to scan in place than to gather
-                return nodes, (self.vectors() @ query)[nodes]
-        return nodes, self._vectors[nodes] @ query
+    def live_nodes_of(self, labels: Int64) -> Int64:
+        """Return the distinct nodes of those labels that are live, ascending."""
+        nodes = np.asarray(self._row_node[self.live_rows_of(labels)], dtype=np.int64)
+        return nodes if bool((nodes[1:] > nodes[:-1]).all()) else np.unique(nodes)
 
-    def neighbours(
-        self, nodes: Int64, similarities: Float32, k: int, allowed_rows: Int64 | None = None
-    ) -> list[Neighbour]:
-        """Return the best k live labels (among `allowed_rows`) of scored nodes, descending, ties by ascending label."""
-        if len(nodes) > k:                                          # a node has at least one label: k best nodes do,
-            kth = np.partition(similarities, len(nodes) - k)[len(nodes) - k]    # with everything tied to the last
-            keep = similarities >= kth
-            nodes, similarities = nodes[keep], similarities[keep]
-        passes = self._row_live
-        if allowed_rows is not None:
-            passes = np.zeros(self.rows, dtype=np.bool_)
-            passes[allowed_rows] = True
-        found: list[tuple[float, int]] = []
-        for node, similarity in zip(nodes.tolist(), similarities.tolist(), strict=True):
-            for row in (int(self._first_row[node]), *self._more_rows.get(node, ())):
-                if passes[row]:
-                    found.append((-similarity, int(self._labels[row])))
-        found.sort()
-        return [Neighbour(label, max(-1.0, min(1.0, -negative))) for negative, label in found[:k]]
+    def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
+        """Return the best k live labels (among `allowed`, ascending) of scored nodes, descending, ties by label."""
+        rows, scores = [], []
+        row = self._last_row[nodes]
+        while len(row):                                             # once, but for vectors that have several labels
+            rows.append(row)
+            scores.append(similarities)
+            row = self._row_before[row]
+            row, similarities = row[row >= 0], similarities[row >= 0]
+        if not rows:
+            return []
+        row, score = np.concatenate(rows), np.concatenate(scores)
+        live = self._row_live[row]
+        labels, score = self._labels[row[live]], score[live]
+        if allowed is not None:
+            places = np.minimum(np.searchsorted(allowed, labels), len(allowed) - 1)
+            passes = allowed[places] == labels
+            labels, score = labels[passes], score[passes]
+        best = np.lexsort((labels, -score))[:k]
+        cosines = np.clip(score[best], -1.0, 1.0)
+        return [Neighbour(*pair) for pair in zip(labels[best].tolist(), cosines.tolist(), strict=True)]
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1
@@ -221,46 +263,42 @@ class VectorTable:
             labels=self._labels[: self.rows],
             row_node=self._row_node[: self.rows],
             row_live=self._row_live[: self.rows],
-            vectors=self.vectors(),
+            digests=self._digests[: self.nodes],
             last_label=np.asarray(self.last_label),
         )
 
     @classmethod
-    def load(cls, path: Path, dim: int) -> VectorTable:
+    def load(cls, path: Path, dim: int) -> LabelTable:
         """Return the table of a file that `save` wrote; StorageError when it contradicts itself."""
         with np.load(path, allow_pickle=False) as file:
             labels, row_node, row_live = file["labels"], file["row_node"], file["row_live"]
-            vectors, last_label = file["vectors"], int(file["last_label"])
-        rows, nodes = len(labels), len(vectors)
-        if (
-            vectors.shape != (nodes, dim)
-            or vectors.dtype != np.float32
-            or not rows == len(row_node) == len(row_live)
-            or (rows and (row_node.min() < 0 or row_node.max() >= nodes or last_label < labels[-1]))
+            digests, last_label = file["digests"], int(file["last_label"])
+        rows, nodes = len(labels), len(digests)
+        if not rows == len(row_node) == len(row_live) or (
+            rows and (row_node.min() < 0 or row_node.max() >= nodes or last_label < labels[-1])
         ):
-            raise StorageError(f"{path.name} does not hold a table of dim {dim}; rebuild the index")
+            raise StorageError(f"{path.name} contradicts itself; rebuild the index")
         table = cls(dim)
-        table._reserve(max(rows, nodes))
-        table._labels[:rows], table._row_node[:rows], table._row_live[:rows] = labels, row_node, row_live
-        table._vectors[:nodes] = vectors
-        table.rows, table.nodes, table.last_label = rows, nodes, last_label
-        np.add.at(table._uses, row_node[row_live], 1)
-        _, first = np.unique(row_node, return_index=True)
-        table._first_row[row_node[first]] = first
-        repeated = np.ones(rows, dtype=np.bool_)
-        repeated[first] = False
-        for row in np.flatnonzero(repeated).tolist():
-            table._more_rows.setdefault(int(row_node[row]), []).append(row)
-        for node in range(nodes):
-            digest = blake2b(vectors[node].tobytes(), digest_size=8).digest()
-            table._node_of_digest[int.from_bytes(digest, "little")] = node
-        table.live_rows = int(row_live.sum())
-        table.live_nodes = len(table.live_node_ids())
+        table._fill(labels, row_node, row_live, digests, last_label)
         return table
 
+    def _fill(
+        self, labels: Int64, row_node: NDArray[np.int32], row_live: NDArray[np.bool_], digests: UInt64, last_label: int
+    ) -> None:
+        """Take these columns as the content of an empty table, and derive the others."""
+        self.rows, self.nodes, self.last_label = len(labels), len(digests), last_label
+        self._labels, self._row_node, self._row_live, self._digests = labels, row_node, row_live, digests
+        self._uses = np.bincount(row_node[row_live], minlength=self.nodes).astype(np.int32)
+        by_node = np.argsort(row_node, kind="stable").astype(np.int32)
+        again = np.flatnonzero(np.diff(row_node[by_node]) == 0)
+        self._row_before = np.full(self.rows, -1, dtype=np.int32)
+        self._row_before[by_node[again + 1]] = by_node[again]
+        self._last_row = np.full(self.nodes, -1, dtype=np.int32)
+        self._last_row[row_node[by_node]] = by_node                 # the last assignment stays
+        self.live_rows, self.live_nodes = int(row_live.sum()), int(np.count_nonzero(self._uses))
+        self._sort_digests()
+
     def _reserve(self, rows: int) -> None:
-        """Make room for so many rows, hence at most as many nodes; by doubling."""
-        if rows > len(self._labels):
-            size = max(rows, 2 * len(self._labels))
-            for name in ("_labels", "_row_node", "_row_live", "_vectors", "_uses", "_first_row"):
-                setattr(self, name, _grown(getattr(self, name), size))
+        """Make room for so many rows, hence at most as many nodes."""
+        for name in ("_labels", "_row_node", "_row_live", "_row_before", "_last_row", "_uses", "_digests"):
+            setattr(self, name, grown(getattr(self, name), rows))

@@ -100,7 +100,7 @@ def test_with_only_a_damaged_snapshot_there_is_none(tmp_path, damage):
         {"engine": "exact"},
         {"space": "l2"},
         {"parameters": {"m": 16, "ef_construction": 200}},
-        {"format_version": 2},
+        {"format_version": 1},
     ],
 )
 def test_a_snapshot_of_another_model_engine_or_setting_is_passed_over(tmp_path, other):

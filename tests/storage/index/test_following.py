@@ -140,6 +140,13 @@ def test_the_probe_notices_an_index_that_misses_neighbours(archive, open_set, mo
     assert indexes.probe_recall(Kind.IMAGE, samples=10, k=5) == pytest.approx(0.6)
 
 
+def test_searches_go_deeper_until_they_find_enough(archive, open_set, settings):
+    archive.commit(*(archive.image(f"1.{n}") for n in range(700)))
+    indexes = open_set(replace(settings, m=4, ef_construction=16, ef_search=10))
+    shallow = indexes.probe_recall(Kind.IMAGE)
+    assert indexes.keep_recall(Kind.IMAGE) >= 0.99 > (shallow if settings.type == "hnsw" else 0)
+
+
 def test_searches_and_snapshots_go_on_while_it_follows(archive, open_set):
     indexes, faults, done = open_set(), [], threading.Event()
 

@@ -71,7 +71,7 @@ def test_a_search_that_the_graph_cannot_answer_is_answered_by_a_scan():
 
 
 def test_many_allowed_are_sieved_out_of_the_graph_s_answers(monkeypatch):
-    monkeypatch.setattr(hnsw, "SCAN_ALLOWED_BELOW", 100)
+    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
     index, exact = filled(6000, ef_search=50), ExactIndex(DIM)
     exact.add(np.arange(6000), unit_rows(6000))
     for share in (0.9, 0.5, 0.2, 0.05):
@@ -87,7 +87,7 @@ def test_many_allowed_are_sieved_out_of_the_graph_s_answers(monkeypatch):
 
 
 def test_allowed_vectors_far_from_the_query_are_found_by_widening(monkeypatch):
-    monkeypatch.setattr(hnsw, "SCAN_ALLOWED_BELOW", 100)
+    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
     index, vectors = filled(6000, ef_search=20), unit_rows(6000)
     query = unit_rows(1, seed=9)[0]
     farthest = np.sort(np.argsort(vectors @ query)[:2500])

@@ -1,0 +1,157 @@
+"""Which study and instance a label stands for, and which labels a study has: columns, not objects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.base import EmbeddingRow, Int64, Kind, StorageError
+from storage.index.table import grown
+
+_FILE = "owners.npz"
+_KINDS = tuple(Kind)
+_KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+
+Texts = NDArray[np.bytes_]
+
+
+def _with_texts(column: Texts, start: int, texts: Sequence[str]) -> Texts:
+    """Return a column of text with these from row `start` on; wider where one of them needs it."""
+    new = np.asarray([text.encode() for text in texts], dtype=np.bytes_)
+    if new.dtype.itemsize > column.dtype.itemsize:
+        column = column.astype(new.dtype)
+    column = np.asarray(grown(column, start + len(new)))
+    column[start : start + len(new)] = new
+    return column
+
+
+class Owners:
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 100 bytes each.
+
+    One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
+    resized.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._labels: Int64 = np.zeros(0, dtype=np.int64)
+        self._kinds = np.zeros(0, dtype=np.int8)
+        self._live = np.zeros(0, dtype=np.bool_)
+        self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
+        self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
+        self._sops: Texts = np.zeros(0, dtype="S64")
+        self._numbers: dict[str, int] = {}                          # of studies
+        self._studies: Texts = np.zeros(0, dtype="S64")
+        self._last = np.zeros(0, dtype=np.int32)                    # row of a study
+        self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
+
+    # ------------------------------------------------------------------------------------ changes
+
+    def put(self, rows: Sequence[EmbeddingRow]) -> None:
+        """Take rows in, in any order of labels; all of them above those that are here, or of another kind."""
+        new = [row.study_instance_uid for row in rows if row.study_instance_uid not in self._numbers]
+        uids = list(dict.fromkeys(new))
+        known = len(self._numbers)
+        self._studies = _with_texts(self._studies, known, uids) if uids else self._studies
+        self._last = np.asarray(grown(self._last, known + len(uids)))
+        self._last[known : known + len(uids)] = -1
+        self._held = np.asarray(grown(self._held, known + len(uids)))
+        self._numbers.update({uid: known + number for number, uid in enumerate(uids)})
+        start, end = self._count, self._count + len(rows)
+        for name in ("_labels", "_kinds", "_live", "_row_study", "_before"):
+            setattr(self, name, grown(getattr(self, name), end))
+        self._sops = _with_texts(self._sops, start, [row.sop_instance_uid for row in rows])
+        for place, row in enumerate(rows, start):
+            number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
+            self._labels[place], self._kinds[place], self._live[place] = row.label, kind, True
+            self._row_study[place], self._before[place] = number, self._last[number]
+            self._held[number, kind] += 1
+            self._count = place + 1
+            self._last[number] = place
+
+    def drop(self, label: int) -> None:
+        """Take a label out that is here."""
+        row = self._row_of(label)
+        assert row is not None
+        self._live[row] = False
+        self._held[self._row_study[row], self._kinds[row]] -= 1
+
+    # ------------------------------------------------------------------------------------ lookups
+
+    def _row_of(self, label: int) -> int | None:
+        count = self._count
+        row = int(np.searchsorted(self._labels[:count], label))
+        return row if row < count and self._labels[row] == label and self._live[row] else None
+
+    def kind_of(self, label: int) -> Kind | None:
+        """Return what a label stands for, None if it is not here."""
+        row = self._row_of(label)
+        return None if row is None else _KINDS[self._kinds[row]]
+
+    def owner(self, label: int) -> tuple[str, str] | None:
+        """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
+        row = self._row_of(label)
+        return None if row is None else (self._studies[self._row_study[row]].decode(), self._sops[row].decode())
+
+    def holds(self, kind: Kind, study_instance_uid: str) -> bool:
+        """Return whether a study has a label of this kind."""
+        number = self._numbers.get(study_instance_uid)
+        return number is not None and bool(self._held[number, _KIND_NUMBERS[kind]] > 0)
+
+    def studies_without(self, kind: Kind, other: Kind) -> list[str]:
+        """Return the studies that have a label of `kind` and none of `other`."""
+        held = self._held[: len(self._numbers)]
+        chosen = (held[:, _KIND_NUMBERS[kind]] > 0) & (held[:, _KIND_NUMBERS[other]] == 0)
+        return [uid.decode() for uid in self._studies[: len(chosen)][chosen].tolist()]
+
+    def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
+        """Return the labels of one kind that studies have, ascending."""
+        found = [number for uid in study_instance_uids if (number := self._numbers.get(uid)) is not None]
+        rows, parts = self._last[np.asarray(found, dtype=np.int64)], []
+        while len(rows):                                            # once for each row that one study has
+            parts.append(rows)
+            rows = self._before[rows]
+            rows = rows[rows >= 0]
+        if not parts:
+            return np.zeros(0, dtype=np.int64)
+        every = np.concatenate(parts)
+        every = every[self._live[every] & (self._kinds[every] == _KIND_NUMBERS[kind])]
+        return np.sort(self._labels[every])
+
+    # ------------------------------------------------------------------------------------ files
+
+    def save(self, folder: Path) -> None:
+        """Write the live rows."""
+        live = np.flatnonzero(self._live[: self._count])
+        np.savez(
+            folder / _FILE, labels=self._labels[live], kinds=self._kinds[live], row_study=self._row_study[live],
+            sops=self._sops[live], studies=self._studies[: len(self._numbers)],
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Owners:
+        """Return what `save` wrote; StorageError when it contradicts itself."""
+        owners = cls()
+        with np.load(folder / _FILE, allow_pickle=False) as file:
+            owners._labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
+            owners._sops, owners._studies = file["sops"], file["studies"]
+        count, studies = len(owners._labels), len(owners._studies)
+        if not count == len(owners._kinds) == len(owners._row_study) == len(owners._sops) or (
+            count and (owners._row_study.max() >= studies or owners._kinds.max() >= len(_KINDS))
+        ):
+            raise StorageError(f"{_FILE} contradicts itself")
+        owners._count = count
+        owners._live = np.ones(count, dtype=np.bool_)
+        owners._numbers = {uid.decode(): number for number, uid in enumerate(owners._studies.tolist())}
+        owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
+        np.add.at(owners._held, (owners._row_study, owners._kinds), 1)
+        by_study = np.argsort(owners._row_study, kind="stable").astype(np.int32)
+        again = np.flatnonzero(np.diff(owners._row_study[by_study]) == 0)
+        owners._before = np.full(count, -1, dtype=np.int32)
+        owners._before[by_study[again + 1]] = by_study[again]
+        owners._last = np.full(studies, -1, dtype=np.int32)
+        owners._last[owners._row_study[by_study]] = by_study
+        return owners
