@@ -58,8 +58,8 @@ def vector_bytes(vector: Float32, dim: int) -> bytes:
 
 
 def vector_of(data: bytes) -> Float32:
-    """Return the vector of its bytes."""
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    """Return the vector of its bytes, read only."""
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
 
 
 def finite(findings: Mapping[str, float]) -> dict[str, float]:
@@ -158,9 +158,12 @@ EMBEDDING_ROWS = select(
 ).join(encodings, encodings.c.encoding_id == embeddings.c.encoding_id)
 
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+
 def embedding_rows(rows: Sequence[AnyRow]) -> list[EmbeddingRow]:
     """Return rows of EMBEDDING_ROWS as the index and the finder see them."""
     return [
-        EmbeddingRow(row.label, row.sequence, Kind(row.kind), row.study_uid, row.sop_uid, vector_of(row.vector))
-        for row in rows
+        EmbeddingRow(label, number, _KINDS[kind], study_uid, sop_uid, vector_of(vector))
+        for label, number, kind, study_uid, sop_uid, vector in rows
     ]

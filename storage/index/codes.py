@@ -18,8 +18,9 @@ _SCALES_FILE = "scales.npy"
 _BLOCK = 1024
 #: Above this share of all rows, reading every one in order is faster than gathering some.
 _GATHER_BELOW = 0.3
-#: A code is wrong by at most half a step, evenly: a cosine by step/sqrt(12). Twice four of these decide who is near.
-_SIGMAS = 8.0
+#: A code is wrong by at most half a step, evenly: a cosine by step/sqrt(12), normally. So many of these decide nothing
+#: (one in three million beyond them goes unseen).
+_SIGMAS = 5.0
 
 
 class CodeRows:
@@ -48,7 +49,7 @@ class CodeRows:
         """Return approximate cosines with rows (ascending; all by default), and the distance that decides nothing.
 
         Where two of these cosines are further apart than that, the exact ones are in the same order (in practice: it
-        is eight standard deviations of the rounding error).
+        is five standard deviations of the rounding error).
         """
         step = float(np.abs(query).max()) / 127
         code = np.rint(query / np.float32(step)).astype(np.int8)[None, :]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import structlog
 
-from storage.base import Catalogue, EmbeddingRow, Float32, Generation, Int64, Kind, Neighbour, StorageError
+from storage.base import Catalogue, Changes, EmbeddingRow, Float32, Generation, Int64, Kind, Neighbour, StorageError
 from storage.index.owners import Owners
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
@@ -19,7 +20,7 @@ from storage.snapshot import SnapshotManifest, load_snapshot, save_snapshot
 
 log = structlog.get_logger(__name__)
 
-_BATCH = 4096
+_BATCH = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +108,19 @@ class IndexSet:
     def follow(self) -> int:
         """Apply what happened in the Catalogue since the last call; return how many vectors came or went."""
         applied = 0
-        with self._changing:
-            while True:
-                changes = self._catalogue.changes(self.generation.generation_id, self.sequence, _BATCH)
+        with self._changing, ThreadPoolExecutor(1, "index-follow") as ahead:
+            changes = self._changes_after(self.sequence)
+            while changes.sequence != self.sequence:
+                following = ahead.submit(self._changes_after, changes.sequence)     # read while the graph is built
                 self._add(changes.added)
                 self._remove(changes.removed)
                 applied += len(changes.added) + len(changes.removed)
-                if changes.sequence == self.sequence:
-                    return applied
                 self.sequence = changes.sequence
+                changes = following.result()
+        return applied
+
+    def _changes_after(self, sequence: int) -> Changes:
+        return self._catalogue.changes(self.generation.generation_id, sequence, _BATCH)
 
     def _add(self, added: Sequence[EmbeddingRow]) -> None:
         rows = sorted(added, key=lambda row: row.label)
