@@ -47,6 +47,29 @@ def test_duplicates_share_a_node():
     assert index._graph.get_current_count() == 5
 
 
+def test_duplicates_are_known_however_many_vectors_came_between(tmp_path):
+    vectors = unit_rows(6000)
+    index = HnswIndex(DIM, threads=1, m=4, ef_construction=10)
+    index.add(np.arange(6000), vectors)
+    index.add(np.arange(6000, 6100), vectors[::60])
+    assert index._graph.get_current_count() == 6000
+    index.save(tmp_path)
+    loaded = HnswIndex.load(tmp_path, DIM, m=4, ef_construction=10)
+    loaded.add(np.arange(6100, 6200), vectors[::60])
+    assert loaded._graph.get_current_count() == 6000
+    assert [n.label for n in loaded.search(vectors[60], 3)] == [60, 6001, 6101]
+
+
+def test_beside_the_graph_only_a_third_of_the_vectors_bytes_are_held():
+    dim, count = 512, 3000
+    rows = np.random.default_rng(0).normal(size=(count, dim)).astype(np.float32)
+    index = HnswIndex(dim, threads=1, m=4, ef_construction=10)
+    index.add(np.arange(count), rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    parts = (index, index._table, index._codes)
+    arrays = [value for part in parts for value in vars(part).values() if isinstance(value, np.ndarray)]
+    assert 0.25 * rows.nbytes < sum(array.nbytes for array in arrays) <= rows.nbytes / 3 + 64 * dim
+
+
 def test_one_thread_makes_the_same_graph_every_time(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

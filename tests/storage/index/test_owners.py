@@ -1,0 +1,82 @@
+"""Which study and instance a label stands for, whatever comes and goes."""
+
+import numpy as np
+import pytest
+
+from storage.base import EmbeddingRow, Kind, StorageError
+from storage.index.owners import Owners
+
+VECTOR = np.zeros(1, dtype=np.float32)
+
+
+def row(label, kind, study, sop=""):
+    return EmbeddingRow(label, label, kind, study, sop, VECTOR)
+
+
+def filled():
+    owners = Owners()
+    owners.put([row(1, Kind.IMAGE, "1.1", "1.1.1"), row(2, Kind.JOINT, "1.1")])
+    image, report = row(7, Kind.IMAGE, "1.2", "1.2.1"), row(9, Kind.REPORT, "1.2", "r")
+    owners.put([row(5, Kind.IMAGE, "1.1", "1.1.2"), image, report])
+    return owners
+
+
+def loaded(owners, folder):
+    owners.save(folder)
+    return Owners.load(folder)
+
+
+@pytest.fixture(params=["as put", "as loaded"])
+def owners(request, tmp_path):
+    return filled() if request.param == "as put" else loaded(filled(), tmp_path)
+
+
+def test_a_label_has_an_owner_and_a_kind(owners):
+    assert owners.owner(5) == ("1.1", "1.1.2")
+    assert owners.owner(2) == ("1.1", "")
+    assert owners.kind_of(9) is Kind.REPORT
+    assert owners.owner(3) is owners.kind_of(100) is None
+
+
+def test_a_study_has_labels_by_kind(owners):
+    assert owners.labels_of(Kind.IMAGE, ["1.1", "1.2", "9.9"]).tolist() == [1, 5, 7]
+    assert owners.labels_of(Kind.JOINT, ["1.2"]).tolist() == []
+    assert owners.holds(Kind.JOINT, "1.1")
+    assert not owners.holds(Kind.JOINT, "1.2")
+    assert not owners.holds(Kind.IMAGE, "9.9")
+    assert owners.studies_without(Kind.IMAGE, Kind.REPORT) == ["1.1"]
+
+
+def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
+    owners.drop(1)
+    owners.drop(9)
+    for held in (owners, loaded(owners, tmp_path)):
+        assert held.owner(1) is None
+        assert held.labels_of(Kind.IMAGE, ["1.1"]).tolist() == [5]
+        assert not held.holds(Kind.REPORT, "1.2")
+        assert sorted(held.studies_without(Kind.IMAGE, Kind.REPORT)) == ["1.1", "1.2"]
+
+
+def test_more_come_after_loading(owners):
+    owners.put([row(10, Kind.IMAGE, "1.2", "1.2.2"), row(11, Kind.IMAGE, "1.3", "1.3.1")])
+    assert owners.labels_of(Kind.IMAGE, ["1.2", "1.3"]).tolist() == [7, 10, 11]
+    assert owners.owner(11) == ("1.3", "1.3.1")
+    assert owners.owner(1) == ("1.1", "1.1.1")
+
+
+def test_uids_longer_than_the_standard_allows_are_kept_whole(owners, tmp_path):
+    study, sop = "1." + "2" * 90, "1.ü" + "3" * 100
+    owners.put([row(20, Kind.IMAGE, study, sop)])
+    for held in (owners, loaded(owners, tmp_path)):
+        assert held.owner(20) == (study, sop)
+        assert held.owner(7) == ("1.2", "1.2.1")
+        assert held.labels_of(Kind.IMAGE, [study]).tolist() == [20]
+
+
+def test_a_file_that_contradicts_itself_is_refused(tmp_path):
+    owners = filled()
+    owners._studies = owners._studies[:1]
+    owners._numbers.popitem()
+    owners.save(tmp_path)
+    with pytest.raises(StorageError, match="contradicts"):
+        Owners.load(tmp_path)
