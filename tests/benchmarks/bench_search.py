@@ -1,0 +1,264 @@
+"""Search: recall, latency, filters and memory of the vector index beside exact scans of the same vectors.
+
+A round is a seed: vectors and queries of its own, an index of its own. The vectors are synthetic (vectors.py), for the
+data sets at hand are small; queries are of the same surface and not in the index. Every query is put to us and to each
+peer in turn. CXRFIND_BENCH_KEEP names a folder that keeps the built indexes of long runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import harness
+import numpy as np
+import simsimd
+import vectors as made
+
+from storage.index.following import IndexSettings
+from storage.index.hnsw import HnswIndex
+
+K = 10
+#: What the finder asks for at 20 results: 21 studies, three times oversampled.
+K_FINDER = 63
+SHARES = (0.5, 0.2, 0.1, 0.05, 0.01, 0.001, 0.0001)
+QUERIES = 200
+SIZE, SIZES_FULL = 40_000, (230_000, 1_000_000)
+RERANKED = 50
+
+_MEMORY = """
+import sys, os, numpy as np
+from pathlib import Path
+from storage.index.hnsw import HnswIndex
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+more = np.load(Path(sys.argv[1]) / "more.npy")
+empty = resident()
+index = HnswIndex.load(Path(sys.argv[1]) / "index", more.shape[1])
+labels = index.labels()
+index.add(np.arange(len(more)) + labels[-1] + 1, more)
+for query in more[:100]:
+    index.search(query, 10)
+    index.search(query, 10, labels[::50])
+print(resident() - empty, len(index))
+"""
+
+
+def build(count: int, seed: int, kind: str, rows: made.Float32, work: Path) -> tuple[HnswIndex, float]:
+    """Return an index of rows with the default parameters, and the seconds that it took; one that was kept if there is.
+
+    The time is 0 then.
+    """
+    settings = IndexSettings().parameters()
+    name = f"{kind}-{count}-{seed}-{settings['m']}-{settings['ef_construction']}"
+    kept = os.environ.get("CXRFIND_BENCH_KEEP")
+    folder = Path(kept, name) if kept else work / name
+    if kept and (folder / "whole").exists():
+        return HnswIndex.load(folder / "index", made.DIM, **settings), 0.0
+    index = HnswIndex(made.DIM, **settings)
+    began = time.perf_counter()
+    for start in range(0, count, 4096):
+        index.add(np.arange(start, min(start + 4096, count)), rows[start : start + 4096])
+    took = time.perf_counter() - began
+    (folder / "index").mkdir(parents=True)
+    index.save(folder / "index")
+    (folder / "whole").touch()
+    return index, took
+
+
+class Scans:
+    """The exact peers: everything is looked at."""
+
+    def __init__(self, rows: made.Float32) -> None:
+        self.rows = rows
+        self._steps = np.abs(rows).max(axis=1) / np.float32(127)
+        self._codes = np.empty(rows.shape, dtype=np.int8)
+        for start in range(0, len(rows), 10_000):
+            part = slice(start, start + 10_000)
+            self._codes[part] = np.rint(rows[part] / self._steps[part, None])
+        self.peers: dict[str, Callable[[made.Float32], object]] = {
+            "numpy scan": self.numpy,
+            "int8 scan + re-rank": self.int8,
+        }
+        try:
+            import faiss
+        except ImportError:
+            return
+        faiss.omp_set_num_threads(1)
+        flat = faiss.IndexFlatIP(made.DIM)
+        flat.add(rows)
+        self.peers["faiss flat"] = lambda query: flat.search(query[None], K)
+
+    def numpy(self, query: made.Float32) -> object:
+        """Multiply everything."""
+        cosines = self.rows @ query
+        best = np.argpartition(cosines, len(cosines) - K)[-K:]
+        return best[np.argsort(-cosines[best])]
+
+    def int8(self, query: made.Float32) -> object:
+        """Multiply 8-bit codes, then the full vectors of the best."""
+        code = np.rint(query * (127 / np.abs(query).max())).astype(np.int8)[None]
+        dots = np.asarray(simsimd.cdist(code, self._codes, metric="dot", out_dtype="float32"))[0] * self._steps
+        best = np.argpartition(dots, len(dots) - RERANKED)[-RERANKED:]
+        return best[np.argsort(-(self.rows[best] @ query))[:K]]
+
+
+def timed(calls: dict[str, Callable[[], object]], times: dict[str, list[float]]) -> dict[str, object]:
+    """Return each call's answer; add its milliseconds of CPU time to `times`: what else runs here does not count."""
+    answers = {}
+    for name, call in calls.items():
+        began = time.thread_time()
+        answers[name] = call()
+        times.setdefault(name, []).append((time.thread_time() - began) * 1000)
+    return answers
+
+
+def recall(found: list, cosines: made.Float32, kth: float) -> float:
+    """Return the share of K that are as near as the exact K-th."""
+    return sum(cosines[each.label] >= kth - 1e-6 for each in found) / K
+
+
+def under_additions(index: HnswIndex, queries: made.Float32, more: made.Float32) -> list[float]:
+    """Return the milliseconds of searches while another thread adds vectors, 8 at a time, as fast as it can."""
+    stop, added = threading.Event(), 0
+    first = int(index.labels()[-1]) + 1
+
+    def add() -> None:
+        nonlocal added
+        while not stop.is_set() and added + 8 <= len(more):
+            index.add(np.arange(first + added, first + added + 8), more[added : added + 8])
+            added += 8
+
+    writer = threading.Thread(target=add)
+    writer.start()
+    times = []
+    for query in queries:
+        began = time.perf_counter()
+        index.search(query, K)
+        times.append((time.perf_counter() - began) * 1000)
+        if not writer.is_alive():
+            break
+    stop.set()
+    writer.join()
+    return times
+
+
+def memory(folder: Path, index: HnswIndex, more: made.Float32) -> float:
+    """Return the bytes that an index holds in a process of its own, over its vectors' own float32 bytes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "index").mkdir(parents=True)
+    index.save(folder / "index")
+    np.save(folder / "more.npy", more)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", _MEMORY, str(folder)]
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    shutil.rmtree(folder)
+    held, count = map(int, output.split())
+    return held / (count * made.DIM * 4)
+
+
+def one(suite: harness.Suite, options: harness.Options, count: int, kind: str, seeds: range) -> None:
+    """Measure one size and kind of vectors."""
+    of = f"{count:,} {kind}"
+    gathered: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        gathered.setdefault(name, []).append(value)
+
+    shares = [share for share in SHARES if share * count >= K]
+    for seed in seeds:
+        every = made.make(count + QUERIES + 4000, seed, kind)
+        rows, queries, more = every[:count], every[count : count + QUERIES], every[count + QUERIES :]
+        index, took = build(count, seed, kind, rows, options.work)
+        if took:
+            note("build, ms a vector", took * 1000 / count)
+        note("dimension", made.dimension(rows[:50_000]))
+        scans, times = Scans(rows), {}
+        rng = np.random.default_rng(seed)
+        allowed = {share: np.flatnonzero(rng.random(count) < share) for share in shares}
+        found_at: dict[str, list[float]] = {}
+        for number, query in enumerate(queries):
+            cosines = rows @ query
+            calls: dict[str, Callable[[], object]] = {"search": partial(index.search, query, K)}
+            calls |= {f"filter {share:.2%}": partial(index.search, query, K, allowed[share]) for share in shares}
+            calls[f"search {K_FINDER}"] = partial(index.search, query, K_FINDER)
+            for share in (0.1, 0.01):
+                calls[f"filter {share:.2%}, {K_FINDER}"] = partial(index.search, query, K_FINDER, allowed[share])
+            if number % 4 == 0:                                     # slow, and steady
+                calls |= {name: partial(peer, query) for name, peer in scans.peers.items()}
+            answers = timed(calls, times)
+            kth = np.partition(cosines, -K)[-K]
+            found_at.setdefault("search", []).append(recall(answers["search"], cosines, kth))
+            for share in shares:
+                some = cosines[allowed[share]]
+                least = np.partition(some, -K)[-K]
+                found = recall(answers[f"filter {share:.2%}"], cosines, least)
+                found_at.setdefault(f"filter {share:.2%}", []).append(found)
+        for name, each in times.items():
+            note(f"p50 {name}", harness.percentile(each, 50))
+        note("p95 search", harness.percentile(times["search"], 95))
+        for name, each in found_at.items():
+            note(f"recall {name}", float(np.mean(each)))
+        note("memory", memory(options.work / "memory", index, more[:2000]))
+        adding = under_additions(index, queries, more[2000:])
+        note("p50 search while adding", harness.percentile(adding, 50))
+        note("p95 search while adding", harness.percentile(adding, 95))
+        del scans, index, every, rows
+    best = min((name for name in gathered if "scan" in name or "flat" in name), key=lambda name: sum(gathered[name]))
+    p50 = gathered["p50 search"]
+    suite.ratios += [
+        harness.Ratio(f"recall@10, {of}", tuple(gathered["recall search"]), 0.99),
+        harness.ratio(
+            f"search / best exact scan ({best.removeprefix('p50 ')}), {of}", p50, gathered[best], 1 / 3, at_least=False
+        ),
+        harness.Ratio(f"memory / vectors' own bytes, {of}", tuple(gathered["memory"]), 1.5, at_least=False),
+    ]
+    for share in shares:
+        name = f"filter {share:.2%}"
+        suite.ratios.append(
+            harness.ratio(f"{name} / unfiltered, {of}", gathered[f"p50 {name}"], p50, 2, at_least=False)
+        )
+        suite.ratios.append(harness.Ratio(f"recall@10 of {name}, {of}", tuple(gathered[f"recall {name}"]), 0.99))
+    for name, values in gathered.items():
+        if not name.startswith("recall") and name != "memory":
+            unit = "" if name == "dimension" else "ms"
+            suite.figures.append(harness.Figure(f"{name}, {of}", unit, tuple(values)))
+    suite.curves.append(harness.Curve(
+        f"search with filters, {of}", "share that passes", "p50, ms",
+        {
+            "cxrfind": [(share, float(np.median(gathered[f"p50 filter {share:.2%}"]))) for share in shares],
+            "without filter": [(share, float(np.median(p50))) for share in shares],
+        },
+        log_x=True,
+    ))
+
+
+def run(options: harness.Options) -> harness.Suite:
+    """Measure; a million vectors only in one round."""
+    suite = harness.Suite("search", "Search: the vector index beside exact scans")
+    if options.full:
+        for count in SIZES_FULL:
+            one(suite, options, count, "manifold", range(1))
+        one(suite, options, SIZES_FULL[0], "hard", range(1))
+    else:
+        one(suite, options, SIZE, "manifold", range(options.rounds))
+        one(suite, options, SIZE, "hard", range(1))
+    settings = IndexSettings()
+    suite.notes += [
+        f"{made.DIM}-d float32, synthetic; M {settings.m}, efConstruction {settings.ef_construction}, ef "
+        f"{settings.ef_search}; k {K}; {QUERIES} queries; filters pass labels at random",
+        "times are CPU time of the calling thread, but for the build and the searches while adding",
+        "a filter that passes only what is far from the query is worse: the graph is asked in vain, then codes read",
+    ]
+    return suite
+
+
+if __name__ == "__main__":
+    harness.main(run)
