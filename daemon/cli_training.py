@@ -105,15 +105,16 @@ def average(runs: tuple[str, ...], out: Path, size: int | None) -> None:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new run.")
-@click.option("--hidden", default=512, show_default=True, type=click.IntRange(8), help="Width of its new subspace.")
-def stack(runs: tuple[str, ...], out: Path, hidden: int) -> None:
-    """Put the image towers of runs side by side in one run: an ensemble that is one model.
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def stack(runs: tuple[str, ...], out: Path, quiet: bool) -> None:
+    """Put the image towers of models side by side in one run: an ensemble that is one model.
 
-    Its subspace is new: train it by an experiment with train.initial = the new run and image.freeze = 99.
+    RUN is a folder of cxrfind train, average or stack, or a checkpoint's; the first one's subspace and text tower stay,
+    and the result predicts the mean of their findings, fitted on the training images of the first run among them.
     """
     from daemon import training
 
-    training.stack(runs, out, hidden)
+    training.stack(runs, out, quiet)
 
 
 @click.command()

@@ -258,13 +258,16 @@ def average(runs: Sequence[str], out: Path, size: int | None) -> None:
     click.echo(f"mean of {len(shares)} runs: {average_runs(shares, Path(), str(out), size)}")
 
 
-def stack(runs: Sequence[str], out: Path, hidden: int) -> None:
-    """Write a run with the image towers of other runs side by side."""
+def stack(runs: Sequence[str], out: Path, quiet: bool) -> None:
+    """Write a run with the image towers of other runs or checkpoints side by side."""
+    from encoders.checkpoint import CARD_FILE
     from encoders.training.build import find_run
     from encoders.training.stack import stack_runs
 
-    folders = [find_run(run, Path()) for run in runs]
-    click.echo(f"{len(folders)} image towers side by side: {stack_runs(folders, out, hidden)}")
+    folders = [Path(run) if (Path(run) / CARD_FILE).exists() else find_run(run, Path()) for run in runs]
+    with _bars(quiet) as move:
+        made = stack_runs(folders, out, progress=lambda what, done, of: move(what, done, of, ""))
+    click.echo(f"{len(folders)} image towers side by side: {made}")
 
 
 def export(

@@ -100,7 +100,7 @@ class CommonSubspaceEncoder:
         tower = build_image_tower(shape["image"]["tower"], pretrained=False)
         space = shape["subspace"]
         subspace = CommonSubspace(
-            {IMAGE: tower.channels, TEXT: text.width},
+            {IMAGE: space.get("channels") or tower.channels, TEXT: text.width},
             space["hidden"],
             space["dim"],
             dict(space["outputs"]),

@@ -21,7 +21,8 @@ class CommonSubspace(nn.Module):
     Parameters
     ----------
     widths : dict of str to int
-        Length of the features of each modality (image 1024 and text 300 in the paper).
+        Length of the features of each modality (image 1024 and text 300 in the paper); of longer ones, so many of the
+        leading columns are read.
     hidden, dim : int
         Width of the first two layers (1024) and of the common subspace (512).
     outputs : dict of str to int
@@ -50,7 +51,8 @@ class CommonSubspace(nn.Module):
         self.scale = nn.Parameter(torch.tensor(8.0)) if normalised_logits else None
 
     def forward(self, features: Tensor, modality: str) -> Tensor:  # (n, width) -> (n, dim)
-        hidden = self.dropout(functional.relu(self.first[modality](features)))
+        first = self.first[modality]
+        hidden = self.dropout(functional.relu(first(features[:, : first.in_features])))
         hidden = self.dropout(functional.relu(self.second(hidden)))
         embedding: Tensor = self.third(hidden)
         return embedding

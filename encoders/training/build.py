@@ -98,7 +98,7 @@ def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[
     outputs = {"findings": len(FINDING_NAMES), "view": 1, **{v.name: len(v.labels) for v in vocabularies}}
     space = experiment.subspace
     subspace = CommonSubspace(
-        {IMAGE: image.channels, TEXT: text.width},
+        {IMAGE: space.channels or image.channels, TEXT: text.width},
         space.hidden,
         space.dim,
         outputs,

@@ -74,6 +74,7 @@ class SubspaceSection(_Section):
 
     hidden: int = Field(1024, ge=8)
     dim: int = Field(512, ge=8)
+    channels: int = Field(0, ge=0, description="leading channels of the image features that it reads; 0: all")
     dropout: float = Field(0.0, ge=0, lt=1)
     normalised_logits: bool = False
     direct: bool = Field(False, description="linear predictions from the pooled image features, too")

@@ -181,6 +181,7 @@ def _architecture(trained: Trained) -> dict[str, Any]:
         "image": {"tower": experiment.image.tower, "attention": experiment.image.attention},
         "text": {"name": tower.name, **tower.card()},
         "subspace": {
+            "channels": experiment.subspace.channels,
             "hidden": experiment.subspace.hidden,
             "dim": experiment.subspace.dim,
             "outputs": outputs,
