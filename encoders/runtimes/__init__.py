@@ -11,12 +11,20 @@ A runtime is one class in `engines` and one name in OPTIONAL. Texts and explanat
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from encoders.base import EncodersError, Float32
+
+# Both packages send usage data to their makers and keep an identifier below the home folder, unless this is done before
+# they are imported; a machine beside a PACS tells nobody anything. ONNX Runtime 1.29 and later: microsoft/onnxruntime
+# pull request 27379. OpenVINO reports its own import, and keeps quiet where openvino-telemetry is not installed.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]    # for the import system: not installed
 
 #: Pooled features (n, channels), embeddings (n, dim), logits of the findings (n, 14) and of the view (n, 1).
 Outputs = tuple[Float32, Float32, Float32, Float32]
