@@ -24,9 +24,9 @@ SCAN_BELOW = 512
 #: So many codes are scanned in the time that the graph takes for one more of its ef (both grow with the dimension).
 SCANNED_FOR_ONE_EF = 75
 #: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
-OVERSAMPLING = 2
-#: Vectors added to the graph before waiting searches get their turn.
-ADD_CHUNK = 16
+OVERSAMPLING = 1.5
+#: Vectors added to the graph before waiting searches get their turn, but for a 64th of a large batch.
+ADD_CHUNK = 2
 #: `deepen` goes no further.
 LARGEST_EF = 2048
 #: Vectors read out of the graph at once: hnswlib makes Python numbers of them, and holds the GIL.
@@ -164,8 +164,8 @@ class HnswIndex:
 
     def _search_allowed(self, query: Float32, k: int, allowed: Int64) -> list[Neighbour]:
         """Take more from the graph than asked for, and widen until k pass, while that is cheaper than a scan."""
-        live = self._table.live_rows
-        reach = max(self.ef_search, OVERSAMPLING * k * live // max(1, len(allowed)))
+        thinned = self._table.live_rows / max(1, len(allowed))      # the k-th allowed is so many times as far down
+        reach = int(max(self.ef_search * min(2.0, max(1.0, thinned)), OVERSAMPLING * k * thinned))
         while reach * SCANNED_FOR_ONE_EF < len(allowed):
             near = self._nearest(query, reach)
             if near is None:

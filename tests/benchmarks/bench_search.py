@@ -110,14 +110,18 @@ class Scans:
         return best[np.argsort(-(self.rows[best] @ query))[:K]]
 
 
-def timed(calls: dict[str, Callable[[], object]], times: dict[str, list[float]]) -> dict[str, object]:
-    """Return each call's answer; add its milliseconds of CPU time to `times`: what else runs here does not count."""
-    answers = {}
-    for name, call in calls.items():
+def timed(calls: list[tuple[str, int, Callable[[], object]]], seed: int) -> dict[tuple[str, int], tuple[float, object]]:
+    """Return milliseconds of CPU time and answer of every call, by its name and query: what else runs does not count.
+
+    They come in random order: the same query twice in a row would find in the cache what it looks for.
+    """
+    found = {}
+    for place in np.random.default_rng(seed).permutation(len(calls)):
+        name, query, call = calls[place]
         began = time.thread_time()
-        answers[name] = call()
-        times.setdefault(name, []).append((time.thread_time() - began) * 1000)
-    return answers
+        answer = call()
+        found[name, query] = ((time.thread_time() - began) * 1000, answer)
+    return found
 
 
 def recall(found: list, cosines: made.Float32, kth: float) -> float:
@@ -180,32 +184,34 @@ def one(suite: harness.Suite, options: harness.Options, count: int, kind: str, s
         if took:
             note("build, ms a vector", took * 1000 / count)
         note("dimension", made.dimension(rows[:50_000]))
-        scans, times = Scans(rows), {}
-        rng = np.random.default_rng(seed)
+        scans, rng = Scans(rows), np.random.default_rng(seed)
         allowed = {share: np.flatnonzero(rng.random(count) < share) for share in shares}
-        found_at: dict[str, list[float]] = {}
+        calls: list[tuple[str, int, Callable[[], object]]] = []
+        for number, query in enumerate(queries):
+            calls.append(("search", number, partial(index.search, query, K)))
+            calls.append((f"search {K_FINDER}", number, partial(index.search, query, K_FINDER)))
+            for share in shares:
+                calls.append((f"filter {share:.2%}", number, partial(index.search, query, K, allowed[share])))
+            for share in (0.1, 0.01):
+                call = partial(index.search, query, K_FINDER, allowed[share])
+                calls.append((f"filter {share:.2%}, {K_FINDER}", number, call))
+            if number % 4 == 0:                                     # slow, and steady
+                calls += [(name, number, partial(peer, query)) for name, peer in scans.peers.items()]
+        found, recalls, times = timed(calls, seed), {}, {}
+        for (name, _), (milliseconds, _) in found.items():
+            times.setdefault(name, []).append(milliseconds)
         for number, query in enumerate(queries):
             cosines = rows @ query
-            calls: dict[str, Callable[[], object]] = {"search": partial(index.search, query, K)}
-            calls |= {f"filter {share:.2%}": partial(index.search, query, K, allowed[share]) for share in shares}
-            calls[f"search {K_FINDER}"] = partial(index.search, query, K_FINDER)
-            for share in (0.1, 0.01):
-                calls[f"filter {share:.2%}, {K_FINDER}"] = partial(index.search, query, K_FINDER, allowed[share])
-            if number % 4 == 0:                                     # slow, and steady
-                calls |= {name: partial(peer, query) for name, peer in scans.peers.items()}
-            answers = timed(calls, times)
-            kth = np.partition(cosines, -K)[-K]
-            found_at.setdefault("search", []).append(recall(answers["search"], cosines, kth))
-            for share in shares:
-                some = cosines[allowed[share]]
-                least = np.partition(some, -K)[-K]
-                found = recall(answers[f"filter {share:.2%}"], cosines, least)
-                found_at.setdefault(f"filter {share:.2%}", []).append(found)
+            for share in (1.0, *shares):
+                name = "search" if share == 1 else f"filter {share:.2%}"
+                passing = cosines if share == 1 else cosines[allowed[share]]
+                near = recall(found[name, number][1], cosines, np.partition(passing, -K)[-K])
+                recalls.setdefault(name, []).append(near)
         for name, each in times.items():
             note(f"p50 {name}", harness.percentile(each, 50))
-        note("p95 search", harness.percentile(times["search"], 95))
-        for name, each in found_at.items():
+        for name, each in recalls.items():
             note(f"recall {name}", float(np.mean(each)))
+        note("p95 search", harness.percentile(times["search"], 95))
         note("memory", memory(options.work / "memory", index, more[:2000]))
         adding = under_additions(index, queries, more[2000:])
         note("p50 search while adding", harness.percentile(adding, 50))
