@@ -80,6 +80,12 @@ class CodeRows:
             dots[start : start + len(some)] = self._dots(code, part)
         return dots
 
+    def resemble(self, rows: Int64, vectors: Float32) -> NDArray[np.bool_]:
+        """Return which vectors, float32 (n, dim), have these rows' codes; NaN has none."""
+        steps = self._steps[rows, None]
+        with np.errstate(invalid="ignore"):
+            return np.asarray((np.abs(vectors - self._codes[rows] * steps) <= steps * 0.501).all(axis=1))
+
     def kept(self, rows: Int64) -> CodeRows:
         """Return a copy with these rows only."""
         copy = CodeRows(self.dim)

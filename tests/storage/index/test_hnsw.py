@@ -124,6 +124,38 @@ def test_ef_is_set_again_after_loading(tmp_path):
     assert HnswIndex.load(tmp_path, DIM, ef_search=55)._graph.ef == 55
 
 
+def test_vectors_of_a_snapshot_are_read_from_its_file_and_newer_ones_from_the_graph(tmp_path):
+    vectors = unit_rows(3000)
+    index = HnswIndex(DIM, threads=2)                               # elements lie in another order than labels
+    index.add(np.arange(2500), vectors[:2500])
+    index.save(tmp_path)
+    for held in (index, HnswIndex.load(tmp_path, DIM)):
+        held.add(np.arange(2500, 3000), vectors[2500:])
+        held.remove(range(100))
+        assert np.array_equal(held.vectors(range(100, 3000)), vectors[100:])
+        assert np.array_equal(held._saved.read(np.arange(2500)), vectors[:2500])
+        assert held.search(vectors[2000], 1, np.arange(1990, 2010))[0].label == 2000
+
+
+@pytest.mark.parametrize("harm", ["rot", "cut", "gone"])
+def test_what_happens_to_the_file_later_harms_no_answer(tmp_path, harm):
+    filled(500).save(tmp_path)
+    index, path = HnswIndex.load(tmp_path, DIM), tmp_path / GRAPH_FILE
+    if harm == "gone":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(bytes(byte ^ 1 for byte in whole) if harm == "rot" else whole[:5000])
+    assert np.array_equal(index.vectors(range(500)), unit_rows(500))
+
+
+def test_vectors_are_the_graph_s_again_when_it_is_built_anew(tmp_path):
+    index = filled()
+    index.save(tmp_path)
+    index.remove(range(500))
+    assert np.array_equal(index.vectors(range(500, 2000)), unit_rows(2000)[500:])
+
+
 def test_a_graph_made_with_another_m_is_refused(tmp_path):
     filled(m=24).save(tmp_path)
     with pytest.raises(StorageError, match="M 16"):
