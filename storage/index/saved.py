@@ -11,7 +11,7 @@ import numpy as np
 from storage.base import Float32, Int64, StorageError
 
 #: The file opens with offsetLevel0, max_elements, cur_element_count, size_data_per_element, label_offset, offsetData
-#: (each size_t), then maxlevel, entry point, maxM, maxM0, M, mult, efConstruction (hnswalg.h, saveIndex); elements follow.
+#: (each size_t), maxlevel, entry point, maxM, maxM0, M, mult, efConstruction; elements follow (hnswalg.h, saveIndex).
 _HEADER_BYTES = 6 * 8 + 2 * 4 + 3 * 8 + 8 + 8
 _LABELS_AT_ONCE = 65536
 
