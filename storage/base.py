@@ -311,7 +311,10 @@ class Catalogue(Protocol):
     def example_state(self, uid: str) -> tuple[InstanceState | None, str]:
         """Return why a known UID has no vectors: its best instance state and reason; (None, "") when unknown."""
 
-    def studies(self, study_instance_uids: Sequence[str]) -> dict[str, StudyRecord]: ...
+    def studies(
+        self, study_instance_uids: Sequence[str], *, with_report: bool = True, with_findings: bool = True
+    ) -> dict[str, StudyRecord]:
+        """Return the studies that have something to show; without report or findings where these cost too much."""
 
     def select_studies(
         self, identifier: Mapping[str, Any], findings: Sequence[str] = (), exclude_patient_keys: Sequence[str] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, case, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, case, func, select, union_all
 
 from storage.base import (
     Changes,
@@ -76,36 +76,59 @@ def labels(connection: Connection, generation_id: int) -> Int64:
     return np.sort(np.fromiter(connection.execute(statement).scalars(), dtype=np.int64))
 
 
+_STUDY_OF = (
+    select(studies.c.study_uid).where(studies.c.study_uid == bindparam("example")),
+    select(instances.c.study_uid).where(instances.c.sop_uid == bindparam("example")),
+    select(series.c.study_uid)
+    .where(series.c.series_uid == bindparam("example"))
+    .order_by(series.c.instance_count.desc())
+    .limit(1),
+)
+
+
 def study_of(connection: Connection, uid: str) -> str | None:
     """See `Catalogue.study_of`."""
-    for statement in (
-        select(studies.c.study_uid).where(studies.c.study_uid == uid),
-        select(instances.c.study_uid).where(instances.c.sop_uid == uid),
-        select(series.c.study_uid).where(series.c.series_uid == uid).order_by(series.c.instance_count.desc()),
-    ):
-        found = connection.execute(statement.limit(1)).scalar()
+    for statement in _STUDY_OF:
+        found = connection.execute(statement, {"example": uid}).scalar()
         if found is not None:
             return str(found)
     return None
 
 
-def _of_uid(uid: str) -> ColumnElement[bool]:
-    return or_(instances.c.sop_uid == uid, instances.c.series_uid == uid, instances.c.study_uid == uid)
+def _in_series(uid: str | BindParameter[str]) -> ColumnElement[bool]:
+    """Return the condition of instances that lie in a series; by way of its studies, whose index leads there."""
+    of_series = select(series.c.study_uid).where(series.c.series_uid == uid)
+    return instances.c.study_uid.in_(of_series) & (instances.c.series_uid == uid)
+
+
+_EXAMPLE = EMBEDDING_ROWS.where(
+    embeddings.c.label.in_(                         # each by its own index; OR made SQLite read the whole generation
+        union_all(
+            select(embeddings.c.label).where(embeddings.c.study_uid == bindparam("example")),
+            select(embeddings.c.label).where(embeddings.c.sop_uid == bindparam("example")),
+            select(embeddings.c.label).where(
+                embeddings.c.sop_uid.in_(select(instances.c.sop_uid).where(_in_series(bindparam("example"))))
+            ),
+        )
+    ),
+    encodings.c.generation_id == bindparam("wanted_generation"),
+).order_by(embeddings.c.label)
 
 
 def example_rows(connection: Connection, generation_id: int, uid: str) -> list[EmbeddingRow]:
     """See `Catalogue.example_rows`."""
-    in_series = select(instances.c.sop_uid).where(instances.c.series_uid == uid)
-    statement = EMBEDDING_ROWS.where(
-        embeddings.c.generation_id == generation_id,
-        or_(embeddings.c.study_uid == uid, embeddings.c.sop_uid == uid, embeddings.c.sop_uid.in_(in_series)),
-    ).order_by(embeddings.c.label)
-    return embedding_rows(connection.execute(statement).all())
+    found = connection.execute(_EXAMPLE, {"example": uid, "wanted_generation": generation_id})
+    return embedding_rows(found.all())
 
 
 def example_state(connection: Connection, uid: str) -> tuple[InstanceState | None, str]:
     """See `Catalogue.example_state`."""
-    rows = connection.execute(select(instances.c.state, instances.c.reason).where(_of_uid(uid))).all()
+    known = select(instances.c.state, instances.c.reason)
+    rows = connection.execute(
+        union_all(
+            known.where(instances.c.sop_uid == uid), known.where(instances.c.study_uid == uid), known.where(_in_series(uid))
+        )
+    ).all()
     for state in _BEST_STATE_FIRST:
         for row in rows:
             if row.state == state:
@@ -113,41 +136,60 @@ def example_state(connection: Connection, uid: str) -> tuple[InstanceState | Non
     return None, ""
 
 
-def studies_by_uid(connection: Connection, study_uids: Sequence[str]) -> dict[str, StudyRecord]:
+_ANY_STUDIES = bindparam("study_uids", expanding=True)
+_STUDIES = select(
+    studies.c.study_uid,
+    studies.c.patient_key,
+    studies.c.attributes,
+    studies.c.source_ae_title,
+    studies.c.modalities,
+    studies.c.sop_classes,
+    studies.c.series_count,
+    studies.c.instance_count,
+).where(studies.c.study_uid.in_(_ANY_STUDIES), studies.c.instance_count > 0)
+_ACTIVE = select(generations.c.generation_id).where(generations.c.active)
+_FINDINGS = select(study_findings.c.study_uid, study_findings.c.findings).where(
+    study_findings.c.study_uid.in_(_ANY_STUDIES),
+    study_findings.c.generation_id == bindparam("wanted_generation"),
+)
+_PRESENT = select(present_findings.c.study_uid, present_findings.c.name).where(
+    present_findings.c.study_uid.in_(_ANY_STUDIES),  # no ORDER BY: it made SQLite read the whole generation
+    present_findings.c.generation_id == bindparam("wanted_generation"),
+)
+
+
+def studies_by_uid(
+    connection: Connection, study_uids: Sequence[str], with_report: bool, with_findings: bool
+) -> dict[str, StudyRecord]:
     """See `Catalogue.studies`."""
-    active = connection.execute(select(generations.c.generation_id).where(generations.c.active)).scalar()
     found: dict[str, StudyRecord] = {}
     for some in chunks(dict.fromkeys(study_uids)):
-        best = prevailing(connection, some)
-        findings: dict[str, Mapping[str, float]] = {
-            row.study_uid: row.findings
-            for row in connection.execute(
-                select(study_findings).where(
-                    study_findings.c.study_uid.in_(some), study_findings.c.generation_id == active
-                )
-            )
-        }
-        present: dict[str, list[str]] = {}
-        for row in connection.execute(
-            select(present_findings)
-            .where(present_findings.c.study_uid.in_(some), present_findings.c.generation_id == active)
-            .order_by(present_findings.c.name)
-        ):
-            present.setdefault(row.study_uid, []).append(row.name)
-        for row in connection.execute(
-            select(studies).where(studies.c.study_uid.in_(some), studies.c.instance_count > 0)
-        ):
+        best = prevailing(connection, some) if with_report else {}
+        findings, present = _findings_of(connection, some) if with_findings else ({}, {})
+        for row in connection.execute(_STUDIES, {"study_uids": some}):
             uid = row.study_uid
             found[uid] = StudyRecord(
                 study_instance_uid=uid,
                 patient_key=row.patient_key,
                 attributes=study_attributes(row),
-                findings=dict(findings.get(uid, {})),
-                findings_present=tuple(present.get(uid, ())),
+                findings=findings.get(uid, {}),
+                findings_present=tuple(sorted(present.get(uid, ()))),
                 report=record_of(best[uid]) if uid in best else None,
                 source_ae_title=row.source_ae_title,
             )
     return found
+
+
+def _findings_of(
+    connection: Connection, study_uids: Sequence[str]
+) -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
+    active = connection.execute(_ACTIVE).scalar()
+    wanted = {"study_uids": study_uids, "wanted_generation": active}
+    findings = {row.study_uid: dict(row.findings) for row in connection.execute(_FINDINGS, wanted)}
+    present: dict[str, list[str]] = {}
+    for row in connection.execute(_PRESENT, wanted):
+        present.setdefault(row.study_uid, []).append(row.name)
+    return findings, present
 
 
 def studies_of_patients(connection: Connection, patient_keys: Sequence[str]) -> set[str]:

@@ -18,6 +18,7 @@ _FETCH = 500
 _STUDY, _SERIES, _SOP = tag_of("StudyInstanceUID"), tag_of("SeriesInstanceUID"), tag_of("SOPInstanceUID")
 _SOP_CLASS = tag_of("SOPClassUID")
 _MODALITIES, _SOP_CLASSES = tag_of("ModalitiesInStudy"), tag_of("SOPClassesInStudy")
+_SERIES_COUNT, _INSTANCE_COUNT = tag_of("NumberOfStudyRelatedSeries"), tag_of("NumberOfStudyRelatedInstances")
 _NAME, _DATE = tag_of("PatientName"), tag_of("StudyDate")
 
 #: Keys that a column of `studies` decides, by text.
@@ -97,8 +98,8 @@ def study_attributes(row: AnyRow) -> dict[str, Any]:
     modalities = [name for name in row.modalities.split("\\") if name]
     computed = {
         _STUDY: {"vr": "UI", "Value": [row.study_uid]},
-        tag_of("NumberOfStudyRelatedSeries"): {"vr": "IS", "Value": [row.series_count]},
-        tag_of("NumberOfStudyRelatedInstances"): {"vr": "IS", "Value": [row.instance_count]},
+        _SERIES_COUNT: {"vr": "IS", "Value": [row.series_count]},
+        _INSTANCE_COUNT: {"vr": "IS", "Value": [row.instance_count]},
         _MODALITIES: {"vr": "CS", "Value": modalities},
         _SOP_CLASSES: {"vr": "UI", "Value": [name for name in row.sop_classes.split("\\") if name]},
     }

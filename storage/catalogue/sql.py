@@ -158,9 +158,11 @@ class SqlCatalogue:
         with self._database.reading() as connection:
             return reading.example_state(connection, uid)
 
-    def studies(self, study_instance_uids: Sequence[str]) -> dict[str, StudyRecord]:
+    def studies(
+        self, study_instance_uids: Sequence[str], *, with_report: bool = True, with_findings: bool = True
+    ) -> dict[str, StudyRecord]:
         with self._database.reading() as connection:
-            return reading.studies_by_uid(connection, study_instance_uids)
+            return reading.studies_by_uid(connection, study_instance_uids, with_report, with_findings)
 
     def report_versions(self, study_instance_uid: str) -> list[ReportRecord]:
         """Return every report version that lies in a study, replaced bytes included, oldest first."""
