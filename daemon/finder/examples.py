@@ -27,6 +27,8 @@ class SimilarityQuery:
         Exact filters, DICOM JSON model.
     vectors : mapping of Basis to ndarray of float32 (n, dim), unit rows
         An example that is not in the Catalogue (a file).
+    with_report, with_findings : bool
+        Whether the matches' records need them: each costs a question to the Catalogue.
     """
 
     uids: tuple[str, ...] = ()
@@ -38,6 +40,8 @@ class SimilarityQuery:
     findings: tuple[str, ...] = ()
     identifier: Mapping[str, Any] = field(default_factory=dict)
     vectors: Mapping[Basis, Float32] = field(default_factory=dict)
+    with_report: bool = True
+    with_findings: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,11 @@ def example_of(catalogue: Catalogue, generation_id: int, uid: str) -> Example:
     ------
     ExampleUnknown, ExampleKeptOut, ExampleNotEncoded
     """
-    study = catalogue.study_of(uid)
+    rows = catalogue.example_rows(generation_id, uid)
+    whole = bool(rows) and all(row.study_instance_uid == uid for row in rows)
+    study = uid if whole else catalogue.study_of(uid)
     if study is None:
         raise ExampleUnknown("the example is unknown here: send it first")
-    rows = catalogue.example_rows(generation_id, uid)
     if not rows:
         raise _why_no_vectors(catalogue, uid)
     vectors: dict[Basis, list[Float32]] = {}

@@ -1,0 +1,198 @@
+"""The legs of one query, searched and ranked together; the Catalogue is asked once, for those that lead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from daemon.finder.examples import Leg, SimilarityQuery
+from storage.base import Int64, Kind, StudyRecord
+
+if TYPE_CHECKING:
+    from daemon.finder.similarity import Similarity
+
+#: Studies looked at beyond those wanted: the example itself, the same patient's, those that went meanwhile.
+_SPARE = 4
+_WIDENING = 4
+#: A filter is applied to what the index finds as long as so many neighbours are enough, else it is given to the index.
+_SIEVED = 512
+
+
+class Candidate(NamedTuple):
+    """A study with its best object; sorts by descending cosine, then by UID."""
+
+    negative_cosine: float
+    study_instance_uid: str
+    sop_instance_uid: str
+
+
+class Ranked(NamedTuple):
+    """A candidate of a leg with its calibrated score, and its record."""
+
+    score: float
+    leg: Leg
+    candidate: Candidate
+    record: StudyRecord
+
+
+@dataclass(slots=True)
+class _Pool:
+    """What one leg has found so far.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        Sorted, filtered; complete down to `worst`.
+    worst : float
+        Cosine that nothing unseen surpasses; -2 when all has been seen.
+    """
+
+    leg: Leg
+    reach: int
+    allowed: Int64 | None = None
+    candidates: Sequence[Candidate] = ()
+    scores: Sequence[float] = ()
+    worst: float = -2.0
+    bound: float = -1.0                             # score that nothing unseen surpasses
+
+    @property
+    def exhausted(self) -> bool:
+        return self.worst < -1.5
+
+
+class Ranking:
+    """Searches the legs of one query until the best studies are certain."""
+
+    def __init__(self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str]) -> None:
+        self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
+        self._query, self._query_studies = query, frozenset(query_studies)
+        filters = query.findings or any(element.get("Value") for element in query.identifier.values())
+        self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
+        self._counts = self._indexes.counts()
+        self._records: dict[str, StudyRecord] = {}
+        self._patients: frozenset[str] | None = None if query.exclude_same_patient and query_studies else frozenset()
+
+    def best(self, legs: Sequence[Leg], wanted: int) -> list[Ranked]:
+        """Return up to `wanted` studies by descending score, then by cosine and UID; never fewer than exist."""
+        pools = [self._pool(leg, wanted) for leg in legs]
+        todo = pools
+        while True:
+            for pool in todo:
+                self._search(pool)
+            ranked = self._accepted(pools, wanted)
+            least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
+            if len(ranked) == wanted:
+                todo = [pool for pool in pools if not pool.exhausted and pool.bound > max(ranked[-1].score, least)]
+            else:
+                todo = [pool for pool in pools if not pool.exhausted and pool.bound >= least]
+            if not todo:
+                return ranked
+            for pool in todo:
+                self._widen(pool)
+
+    # ------------------------------------------------------------------------------------ one leg
+
+    def _pool(self, leg: Leg, wanted: int) -> _Pool:
+        """Return a leg with the number of neighbours that should do, or the labels that alone may be found."""
+        total = max(1, self._counts[Kind.JOINT])    # one for each study
+        vectors_a_study = max(1.0, self._counts[leg.kind] / total)
+        plain = math.ceil((wanted + len(self._query_studies) + _SPARE) * vectors_a_study)
+        share = 1.0 if self._passing is None else len(self._passing) / total
+        if leg.reported is not None:
+            reported = min(1.0, self._counts[Kind.REPORT] / total)
+            share *= reported if leg.reported else 1 - reported
+        if plain <= share * max(_SIEVED, 2 * plain):
+            return _Pool(leg, math.ceil(plain / share))
+        return _Pool(leg, plain, self._allowed(leg))
+
+    def _widen(self, pool: _Pool) -> None:
+        """Reach farther; where a filter leaves little near the example, search among what passes it."""
+        pool.reach *= _WIDENING
+        if pool.reach > _SIEVED and pool.allowed is None:
+            pool.allowed = self._allowed(pool.leg)
+
+    def _search(self, pool: _Pool) -> None:
+        best: dict[str, Candidate] = {}
+        pool.worst, owner = -2.0, self._indexes.owner
+        for vector in pool.leg.vectors:
+            neighbours = self._indexes.search(pool.leg.kind, vector, pool.reach, pool.allowed)
+            if len(neighbours) >= pool.reach:
+                pool.worst = max(pool.worst, neighbours[-1].similarity)
+            for neighbour in neighbours:
+                owned = owner(neighbour.label)
+                if owned is None:
+                    continue
+                candidate = Candidate(-neighbour.similarity, *owned)
+                known = best.get(owned[0])
+                if known is None or candidate < known:
+                    best[owned[0]] = candidate
+        # what lies beyond the last neighbour of any vector may still beat, or tie, what is no better than that
+        pool.candidates = sorted(
+            candidate for candidate in best.values()
+            if (pool.exhausted or -candidate.negative_cosine > pool.worst) and self._passes(pool.leg, candidate)
+        )
+        cosines = np.array([-found.negative_cosine for found in pool.candidates] + [pool.worst], dtype=np.float32)
+        *scores, bound = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis).tolist()
+        pool.scores, pool.bound = scores, bound
+
+    def _passes(self, leg: Leg, candidate: Candidate) -> bool:
+        study = candidate.study_instance_uid
+        return (
+            study not in self._query_studies
+            and (self._passing is None or study in self._passing)
+            and (leg.reported is None or self._indexes.holds(Kind.REPORT, study) is leg.reported)
+        )
+
+    def _allowed(self, leg: Leg) -> Int64 | None:
+        """Return the labels that a leg may find, None where all may be."""
+        passing: Collection[str] | None = self._passing
+        if passing is None:
+            return self._similarity.unreported_labels(leg.kind) if leg.reported is False else None
+        if leg.reported is not None:
+            holds = self._indexes.holds
+            passing = [study for study in passing if holds(Kind.REPORT, study) is leg.reported]
+        return self._indexes.labels_of_studies(leg.kind, passing)
+
+    # ------------------------------------------------------------------------------------ all legs
+
+    def _accepted(self, pools: Sequence[_Pool], wanted: int) -> list[Ranked]:
+        ranked = [
+            (score, pool.leg, candidate)
+            for pool in pools for score, candidate in zip(pool.scores, pool.candidates, strict=True)
+        ]
+        if self._query.minimum_score is not None:
+            ranked = [hit for hit in ranked if hit[0] >= self._query.minimum_score]
+        ranked.sort(key=lambda hit: -hit[0])        # stable: within a leg equal scores stay by cosine, then by UID
+        accepted: dict[str, Ranked] = {}            # a report may come between two legs: a study is answered once
+        step = wanted + _SPARE
+        for start in range(0, len(ranked), step):
+            part = ranked[start : start + step]
+            records, patients = self._records_of([hit[2].study_instance_uid for hit in part])
+            for score, leg, candidate in part:
+                record = records.get(candidate.study_instance_uid)
+                if record is not None and record.patient_key not in patients:
+                    accepted.setdefault(candidate.study_instance_uid, Ranked(score, leg, candidate, record))
+                    if len(accepted) == wanted:
+                        return list(accepted.values())
+        return list(accepted.values())
+
+    def _records_of(self, studies: Sequence[str]) -> tuple[Mapping[str, StudyRecord], frozenset[str]]:
+        """Return the records of studies, without those that have gone meanwhile, and the patients to leave out."""
+        missing = [study for study in studies if study not in self._records]
+        if missing:
+            asked = missing if self._patients is not None else [*missing, *self._query_studies]
+            found = self._catalogue.studies(
+                asked, with_report=self._query.with_report, with_findings=self._query.with_findings
+            )
+            self._records.update(found)
+            if self._patients is None:
+                own = (found[study].patient_key for study in self._query_studies if study in found)
+                self._patients = frozenset(key for key in own if key)
+        return self._records, self._patients or frozenset()
+
+
+__all__ = ["Candidate", "Ranked", "Ranking"]
