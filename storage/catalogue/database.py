@@ -20,6 +20,9 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 #: A writer waits so long for another process's transaction (a batch takes some 10 ms).
 _BUSY_TIMEOUT_MS = 60_000
 
+#: So much of the file is read through a mapping (SQLite's own limit): 100 studies at random took a quarter of the time.
+_MAPPED_BYTES = 0x7FFF0000
+
 
 class CatalogueError(StorageError):
     """The catalogue's database cannot be used as it is."""
@@ -135,6 +138,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         "journal_mode = WAL",
         "synchronous = FULL",                                       # a commit survives a power cut
         "cache_size = -65536",
+        f"mmap_size = {_MAPPED_BYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -142,7 +146,11 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Writers lock at once: a read lock that is raised later fails at once when somebody else has written."""
     write = connection.get_execution_options().get("cxrfind_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if write:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:                                                           # SQLAlchemy's way costs as much as a small query
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN")
 
 
 def _revision(connection: Connection) -> str | None:

@@ -33,7 +33,7 @@ from storage.catalogue.schema import (
     study_findings,
     tombstones,
 )
-from storage.catalogue.selecting import study_attributes
+from storage.catalogue.selecting import with_computed
 
 _BEST_STATE_FIRST = (InstanceState.INDEXED, InstanceState.GATED, InstanceState.PLAIN, InstanceState.HIDDEN)
 _VISIBLE = instances.c.state != InstanceState.HIDDEN
@@ -126,7 +126,9 @@ def example_state(connection: Connection, uid: str) -> tuple[InstanceState | Non
     known = select(instances.c.state, instances.c.reason)
     rows = connection.execute(
         union_all(
-            known.where(instances.c.sop_uid == uid), known.where(instances.c.study_uid == uid), known.where(_in_series(uid))
+            known.where(instances.c.sop_uid == uid),
+            known.where(instances.c.study_uid == uid),
+            known.where(_in_series(uid)),
         )
     ).all()
     for state in _BEST_STATE_FIRST:
@@ -136,12 +138,12 @@ def example_state(connection: Connection, uid: str) -> tuple[InstanceState | Non
     return None, ""
 
 
-_ANY_STUDIES = bindparam("study_uids", expanding=True)
+_ANY_STUDIES: BindParameter[Any] = bindparam("study_uids", expanding=True)
 _STUDIES = select(
     studies.c.study_uid,
     studies.c.patient_key,
-    studies.c.attributes,
     studies.c.source_ae_title,
+    studies.c.attributes,
     studies.c.modalities,
     studies.c.sop_classes,
     studies.c.series_count,
@@ -166,16 +168,15 @@ def studies_by_uid(
     for some in chunks(dict.fromkeys(study_uids)):
         best = prevailing(connection, some) if with_report else {}
         findings, present = _findings_of(connection, some) if with_findings else ({}, {})
-        for row in connection.execute(_STUDIES, {"study_uids": some}):
-            uid = row.study_uid
+        for uid, patient_key, source, attributes, *computed in connection.execute(_STUDIES, {"study_uids": some}):
             found[uid] = StudyRecord(
                 study_instance_uid=uid,
-                patient_key=row.patient_key,
-                attributes=study_attributes(row),
+                patient_key=patient_key,
+                attributes=with_computed(attributes, uid, *computed),
                 findings=findings.get(uid, {}),
                 findings_present=tuple(sorted(present.get(uid, ()))),
                 report=record_of(best[uid]) if uid in best else None,
-                source_ae_title=row.source_ae_title,
+                source_ae_title=source,
             )
     return found
 

@@ -1,7 +1,7 @@
 """The tables. `storage/migrations` brings any older database to this state; a test holds both equal.
 
-An index of what belongs to one study holds, after the study, what else is asked for with an equals sign, and all that is
-read where another index of the table covers that: SQLite, without statistics, would rather read a whole generation.
+An index of what belongs to one study holds, after the study, what else is asked for with an equals sign, and all that
+is read where another index covers that: SQLite, without statistics, would rather read a whole generation.
 
 Times are text, ISO 8601 in UTC with microseconds, so that they sort; dates and times of DICOM stay DICOM strings.
 """

@@ -95,15 +95,26 @@ def _date_range(text: str) -> ColumnElement[bool] | None:
 
 def study_attributes(row: AnyRow) -> dict[str, Any]:
     """Return the attributes of a row of `studies`, computed ones included."""
-    modalities = [name for name in row.modalities.split("\\") if name]
-    computed = {
-        _STUDY: {"vr": "UI", "Value": [row.study_uid]},
-        _SERIES_COUNT: {"vr": "IS", "Value": [row.series_count]},
-        _INSTANCE_COUNT: {"vr": "IS", "Value": [row.instance_count]},
-        _MODALITIES: {"vr": "CS", "Value": modalities},
-        _SOP_CLASSES: {"vr": "UI", "Value": [name for name in row.sop_classes.split("\\") if name]},
-    }
-    return {**row.attributes, **computed}
+    return with_computed(
+        dict(row.attributes), row.study_uid, row.modalities, row.sop_classes, row.series_count, row.instance_count
+    )
+
+
+def with_computed(
+    attributes: dict[str, Any],
+    study_uid: str,
+    modalities: str,
+    sop_classes: str,
+    series_count: int,
+    instance_count: int,
+) -> dict[str, Any]:
+    """Return a study's stored attributes, to which its computed ones have been added."""
+    attributes[_STUDY] = {"vr": "UI", "Value": [study_uid]}
+    attributes[_SERIES_COUNT] = {"vr": "IS", "Value": [series_count]}
+    attributes[_INSTANCE_COUNT] = {"vr": "IS", "Value": [instance_count]}
+    attributes[_MODALITIES] = {"vr": "CS", "Value": [name for name in modalities.split("\\") if name]}
+    attributes[_SOP_CLASSES] = {"vr": "UI", "Value": [name for name in sop_classes.split("\\") if name]}
+    return attributes
 
 
 def _series_attributes(row: AnyRow) -> dict[str, Any]:
