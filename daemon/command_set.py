@@ -1,17 +1,18 @@
-"""The two command sets of C-STORE (PS3.7 9.3.1), read and written without building pydicom data sets."""
+"""The command sets of C-STORE and C-FIND (PS3.7 9.3.1, 9.3.2), read and written without building pydicom data sets."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 _AFFECTED_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0100, 0x0110
 _PRIORITY, _MESSAGE_ID_RESPONDED_TO, _DATA_SET_TYPE, _STATUS, _ERROR_COMMENT = 0x0700, 0x0120, 0x0800, 0x0900, 0x0902
-_AFFECTED_SOP_INSTANCE_UID = 0x1000
-_C_STORE_RQ, _C_STORE_RSP, _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x8001, 0x0000, 0x0101
+_OFFENDING_ELEMENT, _AFFECTED_SOP_INSTANCE_UID = 0x0901, 0x1000
+_C_STORE_RQ, _C_STORE_RSP, _C_FIND_RQ, _C_FIND_RSP = 0x0001, 0x8001, 0x0020, 0x8020
+_WITH_DATA_SET, _NO_DATA_SET = 0x0000, 0x0101
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,14 @@ class StoreRequest:
     sop_class_uid: str
     sop_instance_uid: str
     has_data_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FindRequest:
+    """A C-FIND-RQ with an Identifier to come; the UID as it came, without padding."""
+
+    message_id: int
+    sop_class_uid: str
 
 
 def elements_of(command_set: bytes) -> dict[int, bytes]:
@@ -74,6 +83,23 @@ def store_request(command_set: bytes) -> StoreRequest | None:
     )
 
 
+def find_request(command_set: bytes) -> FindRequest | None:
+    """Return the C-FIND-RQ in an encoded command set, or None when it is another message or one without Identifier.
+
+    Raises
+    ------
+    ValueError
+        If it is cut short.
+    """
+    elements = elements_of(command_set)
+    if _number(elements, _COMMAND_FIELD, 0) != _C_FIND_RQ:
+        return None
+    if _number(elements, _DATA_SET_TYPE, _NO_DATA_SET) == _NO_DATA_SET:
+        return None
+    sop_class_uid = uid_text(elements.get(_AFFECTED_SOP_CLASS_UID, b""))
+    return FindRequest(_number(elements, _MESSAGE_ID, 0), sop_class_uid)
+
+
 def _element(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
     value += padding * (len(value) % 2)
     return _ELEMENT.pack(0, number, len(value)) + value
@@ -91,6 +117,24 @@ def store_response(request: StoreRequest, status: int, comment: str = "") -> byt
     if comment:
         body += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
     return _with_group_length(body + _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid.encode("ascii")))
+
+
+def find_response(
+    request: FindRequest, status: int, comment: str = "", offending: Sequence[int] = (), *, with_data_set: bool = False
+) -> bytes:
+    """Return the encoded command set of a C-FIND-RSP; `comment` is cut to the 64 characters of (0000,0902)."""
+    body = (
+        _element(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid.encode("ascii"))
+        + _element(_COMMAND_FIELD, _US.pack(_C_FIND_RSP))
+        + _element(_MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id))
+        + _element(_DATA_SET_TYPE, _US.pack(_WITH_DATA_SET if with_data_set else _NO_DATA_SET))
+        + _element(_STATUS, _US.pack(status))
+    )
+    if offending:
+        body += _element(_OFFENDING_ELEMENT, b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in offending))
+    if comment:
+        body += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
+    return _with_group_length(body)
 
 
 def encoded_store_request(request: StoreRequest) -> bytes:

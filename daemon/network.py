@@ -25,7 +25,8 @@ from pynetdicom.transport import AddressInformation, AssociationServer, RequestH
 
 from daemon.config import AeSection, PeerSection, Right, TlsSection
 from daemon.peers import Caller, caller_of, may, rights_of
-from daemon.reactor import MAXIMUM_LENGTH, QuickAssociation, QuickSocket
+from daemon.quick_socket import QuickSocket
+from daemon.reactor import MAXIMUM_LENGTH, QuickAssociation
 from daemon.tls import tls_context
 
 _config.LOG_REQUEST_IDENTIFIERS = False             # pynetdicom logs patient names otherwise

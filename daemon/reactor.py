@@ -12,11 +12,9 @@ import contextlib
 import os
 import queue
 import select
-import socket
-import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -25,7 +23,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import _RQ_TO_MESSAGE, _RSP_TO_MESSAGE, DIMSEServiceProvider
 from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE, P_DATA
-from pynetdicom.transport import AssociationSocket
+
+from daemon.fragments import pdus_of
+from daemon.quick_socket import QuickSocket
 
 #: (0002 of PS3.8 D.1) Maximum length that we announce: larger gives no more speed, smaller costs it.
 MAXIMUM_LENGTH = 128 * 1024
@@ -35,55 +35,8 @@ _MAXIMUM_PDU_BYTES = 16 * 1024 * 1024
 _P_DATA_TF = 0x04
 _PDV_HEADER = struct.Struct(">LB")
 _PDU_HEADER = struct.Struct(">BBL")
-_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 log = structlog.get_logger(__name__)
-
-
-class QuickSocket(AssociationSocket):  # type: ignore[misc]
-    """A non-blocking socket: reads go into the caller's buffer, a send ends within the network timeout."""
-
-    def __init__(self, assoc: Association, client_socket: socket.socket) -> None:
-        client_socket.setblocking(False)
-        super().__init__(assoc, client_socket=client_socket)
-        self._sending = threading.Lock()
-        self.is_tls = isinstance(client_socket, ssl.SSLSocket)
-
-    def receive(self, view: memoryview) -> int:
-        """Return how many bytes were read into `view`; 0 when the peer has closed; -1 when there are none yet."""
-        if self.socket is None:
-            return 0
-        try:
-            return int(self.socket.recv_into(view))
-        except _NOT_YET:
-            return -1
-        except (OSError, ValueError):
-            return 0
-
-    def send(self, bytestream: bytes) -> None:
-        """Send all of `bytestream`, or note that the connection is gone (Evt17)."""
-        view = memoryview(bytestream)
-        try:
-            with self._sending:
-                while view:
-                    if self.socket is None:
-                        raise ConnectionError
-                    try:
-                        view = view[self.socket.send(view) :]
-                    except _NOT_YET as wanted:
-                        self._await(select.POLLIN if isinstance(wanted, ssl.SSLWantReadError) else select.POLLOUT)
-        except (OSError, ValueError):
-            self.event_queue.put("Evt17")
-            self.assoc.dul.wake()
-
-    def _await(self, events: int) -> None:
-        if self.socket is None:
-            raise ConnectionError
-        poller = select.poll()
-        poller.register(self.socket, events)
-        timeout = self.assoc.network_timeout
-        if not poller.poll(None if timeout is None else timeout * 1000):
-            raise TimeoutError
 
 
 class _Signalling(queue.Queue[Any]):
@@ -278,23 +231,23 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
         self.assoc.dimse.receive_primitive(primitive)
 
 
-def pdus_of(primitives: Iterator[Any]) -> bytes:
-    """Return the encoded P-DATA-TF PDUs (PS3.8 9.3.5) of P-DATA primitives."""
-    encoded = bytearray()
-    for primitive in primitives:
-        items = primitive.presentation_data_value_list
-        encoded += _PDU_HEADER.pack(_P_DATA_TF, 0, sum(len(data) + 5 for _, data in items))
-        for context_id, data in items:
-            encoded += _PDV_HEADER.pack(len(data) + 1, context_id) + data
-    return bytes(encoded)
-
-
 class QuickMessages(DIMSEServiceProvider):  # type: ignore[misc]
     """DIMSE whose answers leave in the thread that made them, command and data set in one write."""
 
     def __init__(self, assoc: QuickAssociation) -> None:
         super().__init__(assoc)
         self.msg_queue = _Signalling(assoc.signal)
+
+    def send_pdus(self, pdus: Sequence[bytes]) -> None:
+        """Send PDUs of one fragment each (`daemon.fragments`), in one write where that can be."""
+        sock = self.dul.socket
+        if not sock.is_tls and self.dul.state_machine.current_state == "Sta6":
+            sock.send(b"".join(pdus))
+            return
+        for pdu in pdus:                            # OpenSSL allows one thread at a time: the upper layer's
+            primitive = P_DATA()
+            primitive.presentation_data_value_list.append((pdu[10], pdu[11:]))
+            self.dul.send_pdu(primitive)
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Encode and send a message."""

@@ -1,9 +1,9 @@
-"""C-FIND Identifier -> request -> response Identifier: modes S and C, and the plain Study Root query."""
+"""C-FIND Identifier -> request: modes S and C, and the plain Study Root query."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -13,8 +13,7 @@ from pydicom.datadict import tag_for_keyword
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
 from daemon.finder.examples import SimilarityQuery
-from daemon.finder.similarity import Answer, Match
-from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read, tag_of, vr_of
+from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read, tag_of
 from encoders.base import FINDING_NAMES, Basis
 from encoders.readers.header import QUERYABLE
 
@@ -48,8 +47,6 @@ _EXAMPLE_ONLY = frozenset(
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 #: Each example costs questions to the Catalogue; a mean of more says nothing any longer.
 _MAXIMUM_EXAMPLES = 64
-#: Longest value of StudyDescription, an LO.
-_DESCRIPTION_LENGTH = 64
 
 StudiesByAccession = Callable[[Mapping[str, Element]], Sequence[str]]
 
@@ -86,7 +83,7 @@ class FindRequest:
     unsupported: bool = False
 
 
-def _values(element: Element | None) -> list[Any]:
+def values_of(element: Element | None) -> list[Any]:
     return [value for value in (element or {}).get("Value", ()) if value not in ("", None)]
 
 
@@ -114,12 +111,12 @@ def parse(
         Mode C names an accession that is not here (C101).
     """
     elements = {tag_of(name): element for name, element in read(data, syntax).items()}
-    level = next(iter(_values(elements.get(QUERY_RETRIEVE_LEVEL))), "")
+    level = next(iter(values_of(elements.get(QUERY_RETRIEVE_LEVEL))), "")
     if level not in LEVELS:
         raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
     block = next(
         (tag & 0xFF for tag, element in elements.items()
-         if tag >> 16 == private.GROUP and 0x10 <= tag & 0xFFFF <= 0xFF and _values(element) == [private.CREATOR]),
+         if tag >> 16 == private.GROUP and 0x10 <= tag & 0xFFFF <= 0xFF and values_of(element) == [private.CREATOR]),
         None,
     )
     private_keys = {
@@ -154,12 +151,12 @@ def _supported(level: str) -> frozenset[int]:
 def _check_hierarchy(level: str, keys: Mapping[int, Element]) -> None:
     missing = [
         tag for tag in _ABOVE[level]
-        if not _values(keys.get(tag)) or not all(_is_exact(value) for value in _values(keys.get(tag)))
+        if not values_of(keys.get(tag)) or not all(_is_exact(value) for value in values_of(keys.get(tag)))
     ]
     if missing:
         raise BadIdentifier(f"{level} level needs the unique keys of the levels above", missing)
     for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
-        if not all(value == "*" or _UID.fullmatch(str(value)) for value in _values(keys.get(tag))):
+        if not all(value == "*" or _UID.fullmatch(str(value)) for value in values_of(keys.get(tag))):
             raise BadIdentifier("a UID key is no UID", (tag,))
 
 
@@ -168,7 +165,7 @@ def _check_hierarchy(level: str, keys: Mapping[int, Element]) -> None:
 
 def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, Element]) -> SimilarityQuery:
     def values(keyword: str) -> list[Any]:
-        return _values(keys.get(private.BY_KEYWORD[keyword].offset))
+        return values_of(keys.get(private.BY_KEYWORD[keyword].offset))
 
     def bad(keyword: str, message: str) -> BadIdentifier:
         return BadIdentifier(message, (private.tag(keyword, block),))
@@ -208,6 +205,8 @@ def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, El
         exclude_same_patient=exclude == "YES",
         findings=tuple(findings),
         identifier=identifier,
+        with_report=private.BY_KEYWORD["ReportState"].offset in keys,
+        with_findings=private.BY_KEYWORD["FindingsPresent"].offset in keys,
     )
 
 
@@ -225,10 +224,10 @@ def finding_name(text: str) -> str | None:
 
 def _mode_c(request: FindRequest, studies_by_accession: StudiesByAccession | None) -> FindRequest:
     def single(tag: int) -> str:
-        values = _values(request.keys.get(tag))
+        values = values_of(request.keys.get(tag))
         return str(values[0]) if len(values) == 1 and _is_exact(values[0]) else ""
 
-    if len(_values(request.keys.get(STUDY_INSTANCE_UID))) > 1:
+    if len(values_of(request.keys.get(STUDY_INSTANCE_UID))) > 1:
         return request                              # a list of UIDs is exact matching
     uid = single(STUDY_INSTANCE_UID)
     if not uid and single(ACCESSION_NUMBER) and studies_by_accession is not None:
@@ -246,117 +245,5 @@ def _mode_c(request: FindRequest, studies_by_accession: StudiesByAccession | Non
     if not uid:
         return request
     filters = {name: element for name, element in request.identifier.items() if tag_of(name) not in _EXAMPLE_ONLY}
-    query = SimilarityQuery(uids=(uid,), identifier=filters)
+    query = SimilarityQuery(uids=(uid,), identifier=filters, with_report=False, with_findings=False)
     return replace(request, similarity=query, identifier=filters, prefix_description=True)
-
-
-# ---------------------------------------------------------------------------------------------- responses
-
-
-def keys_of_series(request: FindRequest) -> frozenset[int]:
-    """Return the keys of a STUDY level request that belong to series: answered where all series of a study agree."""
-    if request.level != "STUDY":
-        return frozenset()
-    own = {int(tag) for keyword, level in QUERYABLE.items() if level == "SERIES" and (tag := tag_for_keyword(keyword))}
-    return frozenset(own.intersection(request.keys) - {SERIES_INSTANCE_UID})
-
-
-def with_series(
-    attributes: Mapping[str, Element], series: Sequence[Mapping[str, Element]], keys: Collection[int]
-) -> Mapping[str, Element]:
-    """Return a study's attributes with those of its series that have one value in all of them."""
-    found = dict(attributes)
-    for name in map(name_of, keys):
-        values = [part[name] for part in series if _values(part.get(name))]
-        if values and len(values) == len(series) and all(value == values[0] for value in values):
-            found[name] = values[0]
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where found studies can be had from: RetrieveAETitle, and InstanceAvailability if known."""
-
-    retrieve_ae_title: str
-    availability: str = ""
-
-
-def plain_response(
-    request: FindRequest, attributes: Mapping[str, Element], provenance: Provenance
-) -> dict[int, Element]:
-    """Return the answer to a plain query, or the standard part of a similarity answer."""
-    answer: dict[int, Element] = {}
-    for tag, asked in request.keys.items():
-        known = attributes.get(name_of(tag))
-        answer[tag] = _narrowed(known, asked) if known else {"vr": _answer_vr(tag, asked)}
-    answer[QUERY_RETRIEVE_LEVEL] = {"vr": "CS", "Value": [request.level]}
-    answer[RETRIEVE_AE_TITLE] = {"vr": "AE", "Value": [provenance.retrieve_ae_title]}
-    if INSTANCE_AVAILABILITY in request.keys:
-        answer[INSTANCE_AVAILABILITY] = _element("CS", [provenance.availability] if provenance.availability else [])
-    if request.block is not None and request.private_keys:
-        answer[private.GROUP << 16 | request.block] = {"vr": "LO", "Value": [private.CREATOR]}
-        for offset, asked in request.private_keys.items():
-            answer[_private(request.block, offset)] = _echo(offset, asked)
-    return answer
-
-
-def similarity_response(
-    request: FindRequest,
-    attributes: Mapping[str, Element],
-    answered: Answer,
-    match: Match,
-    provenance: Provenance,
-) -> dict[int, Element]:
-    """Return the response for one match of an answer: the standard keys, and those private ones asked for."""
-    answer = plain_response(request, attributes, provenance)
-    if request.prefix_description and STUDY_DESCRIPTION in request.keys:
-        description = " ".join(str(value) for value in _values(attributes.get(name_of(STUDY_DESCRIPTION))))
-        text = f"#{match.rank:02d} {match.score:.2f} {description}".strip()[:_DESCRIPTION_LENGTH]
-        answer[STUDY_DESCRIPTION] = {"vr": "LO", "Value": [text]}
-    if request.block is None:
-        return answer
-    values: dict[str, list[Any]] = {
-        "Rank": [match.rank],
-        "Score": [match.score],
-        "BestMatchSOPInstanceUID": [match.sop_instance_uid] if match.sop_instance_uid else [],
-        "ModelID": [answered.model_id],
-        "BasisUsed": [match.basis.value],
-        "ReportState": [match.study.report.state if match.study.report else "NONE"],
-        "Flags": list(answered.flags),
-        "FindingsPresent": list(match.study.findings_present),
-        "Cosine": [match.cosine],
-    }
-    for keyword, given in values.items():
-        row = private.BY_KEYWORD[keyword]
-        if row.offset in request.private_keys:
-            answer[_private(request.block, row.offset)] = _element(row.vr, given)
-    return answer
-
-
-def _private(block: int, offset: int) -> int:
-    return private.GROUP << 16 | block << 8 | offset
-
-
-def _element(vr: str, values: Sequence[Any]) -> Element:
-    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
-
-
-def _echo(offset: int, asked: Element) -> Element:
-    row = private.BY_OFFSET[offset]
-    return _element(row.vr, _values(asked) if row.key and asked["vr"] == row.vr else [])
-
-
-def _answer_vr(tag: int, asked: Element) -> str:
-    vr = vr_of(tag)
-    return str(asked["vr"]) if vr == "UN" else vr
-
-
-def _narrowed(known: Element, asked: Element) -> Element:
-    """Return a known element; of a sequence's items only the attributes asked for (all, if its item was empty)."""
-    if known["vr"] != "SQ":
-        return known
-    wanted = {name for item in _values(asked) for name in item}
-    if not wanted:
-        return known
-    items = [{name: inner for name, inner in item.items() if name in wanted} for item in _values(known)]
-    return {"vr": "SQ", "Value": items}

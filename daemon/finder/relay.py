@@ -38,7 +38,7 @@ from encoders.readers.table import TRANSFER_SYNTAXES
 from storage.base import Catalogue
 
 if TYPE_CHECKING:
-    from daemon.finder.similar_ae import Exchange
+    from daemon.finder.exchange import Exchange
 
 log = structlog.get_logger(__name__)
 

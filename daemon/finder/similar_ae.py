@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +22,14 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from daemon.config import Config, Right
-from daemon.finder import identifiers, relay
-from daemon.finder.errors import FinderError, NotAuthorised, TooManyMatches
+from daemon.config import Config
+from daemon.finder import identifiers, relay, responses
+from daemon.finder.answers import AnswerWriter
+from daemon.finder.errors import FinderError, TooManyMatches
+from daemon.finder.exchange import Exchange, QueryingAssociation
 from daemon.finder.similarity import Similarity
-from daemon.finder.wire import Element, Syntax, name_of, write
-from daemon.network import Caller, ServedAssociation, Server, caller_of, rights_of, serve
+from daemon.finder.wire import Element, Syntax, name_of
+from daemon.network import Server, caller_of, rights_of, serve
 from daemon.status import CANCELLED, PENDING, PENDING_UNSUPPORTED_KEY, SUCCESS, Outcome, outcome_of
 from encoders.readers.table import READERS, TRANSFER_SYNTAXES
 from storage.base import Catalogue
@@ -63,52 +63,7 @@ def syntax_of(transfer_syntax: str) -> Syntax:
     return Syntax(transfer_syntax == _IMPLICIT, transfer_syntax != _BIG_ENDIAN)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request on one association."""
-
-    assoc: Any
-    request: Any
-    context_id: int
-    syntax: Syntax
-    caller: Caller
-    rights: frozenset[Right]
-
-    @property
-    def is_over(self) -> bool:
-        """True when the peer has aborted, released or gone."""
-        return not self.assoc.is_established or self.assoc.acse.is_aborted() or self.assoc.acse.is_release_requested()
-
-    @property
-    def is_cancelled(self) -> bool:
-        """True when a C-CANCEL for this request has come (PS3.7 9.3.2.3)."""
-        return self.request.MessageID in self.assoc.dimse.cancel_req
-
-    def need(self, right: Right) -> None:
-        """Raise NotAuthorised if the caller lacks a right."""
-        if right not in self.rights:
-            raise NotAuthorised(right)
-
-    def send(
-        self, outcome: Outcome, identifier: bytes | None = None, counts: Mapping[str, int] | None = None
-    ) -> None:
-        """Send one response (PS3.7 9.3.2.2, 9.3.3.2, 9.3.4.2); `counts`: NumberOf...Suboperations."""
-        response = type(self.request)()
-        response.MessageIDBeingRespondedTo = self.request.MessageID
-        response.AffectedSOPClassUID = self.request.AffectedSOPClassUID
-        response.Status = outcome.status
-        if outcome.comment:
-            response.ErrorComment = outcome.comment
-        if outcome.offending:
-            response.OffendingElement = list(outcome.offending)
-        for name, count in (counts or {}).items():
-            setattr(response, name, count)
-        if identifier is not None:
-            response.Identifier = BytesIO(identifier)
-        self.assoc.dimse.send_msg(response, self.context_id)
-
-
-class SimilarAssociation(ServedAssociation):
+class SimilarAssociation(QueryingAssociation):
     """An association whose C-FIND, C-MOVE and C-GET requests are answered by `service`."""
 
     service: Service
@@ -162,7 +117,7 @@ class Service:
 
     # ------------------------------------------------------------------------------------ C-FIND
 
-    def _find(self, exchange: Exchange) -> Outcome | None:
+    def _find(self, exchange: Exchange) -> None:
         began = time.perf_counter()
         exchange.need("query")
         catalogue = self.finder.catalogue
@@ -174,36 +129,25 @@ class Service:
         )
         if request.similarity is not None and request.similarity.text:
             exchange.need("text")
-        answers = self._answers(request)
-        status = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
-        count = 0
-        for answer in answers:
-            if exchange.is_over:
-                return None
-            if exchange.is_cancelled:
-                log.info("query.cancelled", answers=count)
-                return Outcome(CANCELLED)
-            exchange.send(Outcome(status), write(answer, exchange.syntax))
-            count += 1
+        pending = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
+        count, outcome = exchange.send_found(pending, self._answers(request, exchange.syntax), Outcome(SUCCESS))
         log.info(
             "query.answered",
             calling_ae_title=exchange.caller.ae_title,
             query_level=request.level,
             mode="exact" if request.similarity is None else "C" if request.prefix_description else "S",
             answers=count,
+            cancelled=outcome is None or outcome.status == CANCELLED,
             answer_ms=round((time.perf_counter() - began) * 1000, 1),
         )
-        return Outcome(CANCELLED) if exchange.is_cancelled else Outcome(SUCCESS)
 
-    def _answers(self, request: identifiers.FindRequest) -> Iterator[dict[int, Element]]:
-        provenance = self._provenance()
+    def _answers(self, request: identifiers.FindRequest, syntax: Syntax) -> Iterator[bytes]:
         if request.similarity is not None:
             answer = self.finder.similarity.answer(request.similarity)
+            writer = AnswerWriter(request, self._provenance(), syntax, answer)
             series = self._series(request, [match.study_instance_uid for match in answer.matches])
             return (
-                identifiers.similarity_response(
-                    request, series(match.study_instance_uid, match.study.attributes), answer, match, provenance
-                )
+                writer.similar(series(match.study_instance_uid, match.study.attributes), match)
                 for match in answer.matches
             )
         limit = self.config.similar.maximum_exact_results
@@ -212,16 +156,14 @@ class Service:
             raise TooManyMatches(limit)
         uids = [_study_uid(attributes) for attributes in matches]
         series = self._series(request, uids)
-        return (
-            identifiers.plain_response(request, series(uid, attributes), provenance)
-            for uid, attributes in zip(uids, matches, strict=True)
-        )
+        writer = AnswerWriter(request, self._provenance(), syntax)
+        return (writer.plain(series(uid, attributes)) for uid, attributes in zip(uids, matches, strict=True))
 
     def _series(
         self, request: identifiers.FindRequest, study_uids: Sequence[str]
     ) -> Callable[[str, Mapping[str, Element]], Mapping[str, Element]]:
         """Return what adds the series' attributes to a study's; asked from the Catalogue at once, if at all."""
-        keys = identifiers.keys_of_series(request)
+        keys = responses.keys_of_series(request)
         if not keys or not study_uids:
             return lambda _, attributes: attributes
         wanted = {name_of(identifiers.STUDY_INSTANCE_UID): {"vr": "UI", "Value": list(study_uids)}}
@@ -229,13 +171,13 @@ class Service:
         by_study: dict[str, list[Mapping[str, Element]]] = {}
         for part in found:
             by_study.setdefault(_study_uid(part), []).append(part)
-        return lambda uid, attributes: identifiers.with_series(attributes, by_study.get(uid, ()), keys)
+        return lambda uid, attributes: responses.with_series(attributes, by_study.get(uid, ()), keys)
 
-    def _provenance(self) -> identifiers.Provenance:
+    def _provenance(self) -> responses.Provenance:
         pacs = self.config.similar.retrieve_ae_title
         if pacs:
-            return identifiers.Provenance(pacs)
-        return identifiers.Provenance(
+            return responses.Provenance(pacs)
+        return responses.Provenance(
             self.config.similar.ae_title, "ONLINE" if self.config.storage.keep_originals else ""
         )
 

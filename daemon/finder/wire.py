@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -18,6 +18,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier
@@ -35,6 +36,11 @@ _TEXT = _LOCALISED | _ASCII
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "SV": "q", "UV": "Q"}
 #: VRs with a 32-bit length in explicit VR; PS3.5 7.1.2.
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+_SHORT = _ASCII.union(_NUMBERS, ("AT", "LO", "LT", "PN", "SH", "ST")) - _LONG
+
+_IMPLICIT, _LENGTH = struct.Struct("<HHL"), struct.Struct("<L")
+#: Below are command sets and file meta information, above items: none belongs into a flat Identifier.
+_FIRST_TAG, _ITEM_TAG = 0x00030000, 0xFFFE0000
 
 #: What ends the effect of a code extension (PS3.5 6.1.2.5.3).
 _DELIMITERS = {"PN": frozenset(b"\\^="), "other": frozenset(b"\\\r\n\t\f")}
@@ -83,17 +89,62 @@ def read(data: bytes, syntax: Syntax) -> dict[str, Element]:
         If the bytes are no data set, or a value cannot be read.
     """
     try:
+        flat = _flat(data, syntax)
+        if flat is not None:
+            return dict(_elements(flat, _encodings(flat), syntax))
         dataset = read_dataset(BytesIO(data), syntax.implicit_vr, syntax.little_endian)
-        return dict(_elements(dataset, syntax))
+        return dict(_elements(_raw_items(dataset), encodings_of(dataset), syntax))
     except (EOFError, OSError, struct.error, ValueError, KeyError, NotImplementedError) as error:
         raise BadIdentifier("the identifier cannot be parsed", ()) from error
 
 
-def _elements(dataset: Dataset, syntax: Syntax) -> Iterator[tuple[str, Element]]:
-    encodings = encodings_of(dataset)
+def _flat(data: bytes, syntax: Syntax) -> dict[int, RawDataElement | DataElement] | None:
+    """Return the raw elements of an ordinary Identifier; None for what pydicom shall read: sequences, oddities."""
+    if not syntax.little_endian:
+        return None
+    found: dict[int, RawDataElement | DataElement] = {}
+    position, previous, end = 0, _FIRST_TAG, len(data)
+    while position + 8 <= end:
+        group, number, length = _IMPLICIT.unpack_from(data, position)
+        tag, vr, position = group << 16 | number, None, position + 8
+        if not syntax.implicit_vr:
+            vr = data[position - 4 : position - 2].decode("latin-1")
+            length >>= 16
+            if vr in _LONG:
+                if length or position + 4 > end:
+                    return None
+                (length,) = _LENGTH.unpack_from(data, position)
+                position += 4
+            elif vr not in _SHORT:
+                return None
+        if not previous < tag < _ITEM_TAG or length > end - position or "SQ" in (vr, "" if group % 2 else vr_of(tag)):
+            return None
+        found[tag] = RawDataElement(BaseTag(tag), vr, length, data[position : position + length], 0, vr is None, True)
+        position, previous = position + length, tag
+    return found if position == end else None
+
+
+@lru_cache(maxsize=64)
+def _encodings_named(value: bytes) -> tuple[str, ...]:
+    element = _IMPLICIT.pack(8, 5, len(value)) + value
+    return tuple(encodings_of(read_dataset(BytesIO(element), True, True)))
+
+
+def _encodings(items: Mapping[int, RawDataElement | DataElement]) -> Sequence[str]:
+    named = items.get(SPECIFIC_CHARACTER_SET)
+    return () if named is None else _encodings_named(bytes(named.value or b""))
+
+
+def _raw_items(dataset: Dataset) -> dict[int, RawDataElement | DataElement]:
+    tags = sorted(int(tag) for tag in dataset.keys())  # noqa: SIM118 - iterating would decode the values
+    return {tag: dataset.get_item(tag) for tag in tags}
+
+
+def _elements(
+    items: Mapping[int, RawDataElement | DataElement], encodings: Sequence[str], syntax: Syntax
+) -> Iterator[tuple[str, Element]]:
     blocks: dict[int, str] = {}
-    for tag in sorted(int(tag) for tag in dataset.keys()):  # noqa: SIM118 - iterating would decode the values
-        item = dataset.get_item(tag)
+    for tag, item in items.items():
         group, number = tag >> 16, tag & 0xFFFF
         if number == 0:
             continue                                # group length, retired
@@ -115,7 +166,8 @@ def _element(
 ) -> Element:
     vr = _vr(tag, item.VR, blocks)
     if vr == "SQ":
-        return {"vr": "SQ", "Value": [dict(_elements(inner, syntax)) for inner in _items(item, syntax)]}
+        inner = [dict(_elements(_raw_items(part), encodings_of(part), syntax)) for part in _items(item, syntax)]
+        return {"vr": "SQ", "Value": inner}
     raw = item.value
     if raw is None or not isinstance(raw, bytes):
         raw = b"" if raw is None else str(raw).encode()
@@ -188,17 +240,18 @@ def write(elements: Mapping[int, Element], syntax: Syntax) -> bytes:
     """Return a data set; with (0008,0005) `ISO_IR 192` if, and only if, a value is not ASCII (PS3.4 C.4.1.1.3.2)."""
     body = {tag: element for tag, element in elements.items() if tag != SPECIFIC_CHARACTER_SET}
     encoded = _dataset(body, syntax)
-    if not encoded.isascii() and _needs_utf_8(body.values()):
+    if not encoded.isascii() and needs_utf_8(body.values()):
         body[SPECIFIC_CHARACTER_SET] = {"vr": "CS", "Value": [UTF_8]}
         return _dataset(body, syntax)
     return encoded
 
 
-def _needs_utf_8(elements: Sequence[Element] | Any) -> bool:
+def needs_utf_8(elements: Iterable[Element]) -> bool:
+    """Return whether a value of these elements is not ASCII."""
     for element in elements:
         for value in element.get("Value", ()):
             if element["vr"] == "SQ":
-                if _needs_utf_8(value.values()):
+                if needs_utf_8(value.values()):
                     return True
             elif isinstance(value, Mapping):
                 if not all(str(part).isascii() for part in value.values()):
@@ -209,22 +262,21 @@ def _needs_utf_8(elements: Sequence[Element] | Any) -> bool:
 
 
 def _dataset(elements: Mapping[int, Element], syntax: Syntax) -> bytes:
+    return b"".join(write_element(tag, elements[tag], syntax) for tag in sorted(elements))
+
+
+def write_element(tag: int, element: Element, syntax: Syntax) -> bytes:
+    """Return one element, text as UTF-8; see `write` for what that needs beside it."""
     order = "<" if syntax.little_endian else ">"
-    parts: list[bytes] = []
-    for tag in sorted(elements):
-        element = elements[tag]
-        vr = element["vr"]
-        data = _encoded(vr, element, syntax, order)
-        head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
-        if syntax.implicit_vr:
-            head += struct.pack(f"{order}I", len(data))
-        elif vr in _LONG:
-            head += vr.encode() + b"\0\0" + struct.pack(f"{order}I", len(data))
-        else:
-            data = data[:0xFFFE]                    # a 16-bit length holds no more
-            head += vr.encode() + struct.pack(f"{order}H", len(data))
-        parts += (head, data)
-    return b"".join(parts)
+    vr: str = element["vr"]
+    data = _encoded(vr, element, syntax, order)
+    head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
+    if syntax.implicit_vr:
+        return head + struct.pack(f"{order}I", len(data)) + data
+    if vr in _LONG:
+        return head + vr.encode() + b"\0\0" + struct.pack(f"{order}I", len(data)) + data
+    data = data[:0xFFFE]                            # a 16-bit length holds no more
+    return head + vr.encode() + struct.pack(f"{order}H", len(data)) + data
 
 
 def _encoded(vr: str, element: Element, syntax: Syntax, order: str) -> bytes:

@@ -13,11 +13,12 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.pdu_primitives import P_DATA
 
 from daemon.command_set import StoreRequest, store_request, store_response
+from daemon.fragments import pdus_of
 from daemon.listener.commitment import Commitment, Report
 from daemon.listener.intake import IncomingObject, Intake
 from daemon.listener.status import SUCCESS, store_status
 from daemon.network import ServedAssociation
-from daemon.reactor import QuickUpperLayer, pdus_of
+from daemon.reactor import QuickUpperLayer
 
 _COMMAND, _LAST = 1, 2
 #: A command set is some hundred bytes; the largest, of N-ACTION and friends, stay far below this.

@@ -9,8 +9,9 @@ from pydicom.filewriter import write_dataset
 
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
-from daemon.finder.identifiers import Provenance, finding_name, keys_of_series, parse, plain_response, with_series
-from daemon.finder.identifiers import similarity_response as response_of
+from daemon.finder.identifiers import finding_name, parse
+from daemon.finder.responses import Provenance, keys_of_series, plain_response, with_series
+from daemon.finder.responses import similarity_response as response_of
 from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import Syntax
 from encoders.base import FINDING_NAMES, Basis

@@ -4,14 +4,14 @@ import contextlib
 from io import BytesIO
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from daemon.finder import private
+from daemon.finder import private, wire
 from daemon.finder.errors import BadIdentifier
 from daemon.finder.wire import Syntax, read, write
 
@@ -129,6 +129,44 @@ def test_a_number_of_the_wrong_length_names_its_element():
 def test_any_bytes_are_read_or_refused(data, syntax):
     with contextlib.suppress(BadIdentifier):
         read(data, syntax)
+
+
+ELEMENTS = st.sampled_from(
+    [
+        ("SpecificCharacterSet", "ISO_IR 100"), ("QueryRetrieveLevel", "STUDY"), ("StudyDate", "20200101-"),
+        ("PatientName", "Müller"), ("ModalitiesInStudy", ["CR", "DX"]), ("PatientID", ""), ("Rows", 5),
+        ("AccessionNumber", "A 1"), ("PatientSize", "1.75"), ("InstanceNumber", "3"), ("StudyInstanceUID", "1.2.3"),
+        ("ReferencedStudySequence", []), ("TextValue", "a\\b"), ("SelectorATValue", 0x00100010),
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ELEMENTS), st.booleans(), st.sampled_from(SYNTAXES), st.data())
+def test_the_short_way_of_reading_finds_what_pydicom_finds(pairs, with_private, syntax, data):
+    dataset = Dataset()
+    for keyword, value in pairs:
+        setattr(dataset, keyword, value)
+    if with_private:
+        private.add(dataset, "QueryUID", "1.2")
+        private.add(dataset, "MaxResults", 3)
+    whole = encoded(dataset, syntax)
+    cut = data.draw(st.sampled_from([whole, whole[: len(whole) // 2]]))
+    items = wire._flat(cut, syntax)
+    if items is None:
+        return
+    short = dict(wire._elements(items, wire._encodings(items), syntax))
+    known = decoded(cut, syntax)
+    assert short == dict(wire._elements(wire._raw_items(known), wire.encodings_of(known), syntax))
+
+
+def test_ordinary_requests_are_read_the_short_way():
+    dataset = Dataset()
+    dataset.SpecificCharacterSet, dataset.QueryRetrieveLevel, dataset.PatientName = "ISO_IR 100", "STUDY", "Müller"
+    private.add(dataset, "QueryUID", "1.2")
+    assert all(wire._flat(encoded(dataset, syntax), syntax) is not None for syntax in SYNTAXES[:2])
+    dataset.ReferencedStudySequence = []
+    assert all(wire._flat(encoded(dataset, syntax), syntax) is None for syntax in SYNTAXES)
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\\", exclude_categories=("Cc", "Cs")), max_size=40))
