@@ -1,0 +1,158 @@
+"""The servers that bench_query.py asks: ours, the same with answers made beforehand, pynetdicom, Orthanc."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness import PEER_ENVIRONMENT, await_listeners, end, free_port
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from daemon.roles import heartbeat_path, read_heartbeat
+from daemon.store_client import Peer, StoreClient
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+_ROOT = "1.2.826.0.1.3680043.10.1.98"
+
+#: MaxResults -> that many Identifiers, sent by our AE without having been looked for.
+_BARE = """
+import pickle, signal, sys, threading
+import structlog, logging
+from daemon.config import Config
+from daemon.finder import similar_ae
+from daemon.status import PENDING, SUCCESS, Outcome
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+answers = pickle.load(open(sys.argv[1], "rb"))
+class Bare(similar_ae.Service):
+    def _find(self, exchange):
+        wanted = int.from_bytes(exchange.request.Identifier.getvalue()[-2:], "little")
+        exchange.send_found(PENDING, answers[wanted], Outcome(SUCCESS))
+similar_ae.Service = Bare
+config = Config(similar={"port": int(sys.argv[2])})
+server = similar_ae.start(config, None)
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+stop.wait()
+"""
+_SHIPPED = """
+import pickle, sys
+from io import BytesIO
+from pydicom.filereader import read_dataset
+from pynetdicom import AE, evt
+answers = {n: [read_dataset(BytesIO(data), True, True) for data in sets]
+           for n, sets in pickle.load(open(sys.argv[1], "rb")).items()}
+def find(event):
+    for answer in answers[int.from_bytes(event.request.Identifier.getvalue()[-2:], "little")]:
+        yield 0xFF00, answer
+ae = AE("CXRSIMILAR")
+ae.add_supported_context("1.2.840.10008.1.1")
+ae.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
+ae.maximum_associations = 64
+ae.start_server(("127.0.0.1", int(sys.argv[2])), evt_handlers=[(evt.EVT_C_FIND, find)])
+"""
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=os.environ | PEER_ENVIRONMENT, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+@contextlib.contextmanager
+def finder(data: Path, timeout_s: float) -> Iterator[tuple[int, int]]:
+    """Run the finder role over a storage directory; give its port and process id once it is ready."""
+    port, configuration = free_port(), data / "cxrfind.toml"
+    configuration.write_text(f'[storage]\ndirectory = "{data}"\n[similar]\nport = {port}\n')
+    command = [sys.executable, "-m", "daemon", "run", "--role", "finder", "--config", str(configuration)]
+    with _process(command, data / "finder.log") as process:
+        until, beat = time.monotonic() + timeout_s, heartbeat_path(data, "finder", 0)
+        while not read_heartbeat(beat).get("ready"):
+            assert process.poll() is None, (data / "finder.log").read_text()[-2000:]
+            assert time.monotonic() < until, "the finder did not become ready"
+            time.sleep(0.1)
+        yield port, process.pid
+
+
+@contextlib.contextmanager
+def premade(kind: str, answers: dict[int, list[bytes]], folder: Path) -> Iterator[int]:
+    """Run our AE ("bare") or pynetdicom's ("shipped") with answers made beforehand; give its port."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, file = free_port(), folder / f"{kind}.pickle"
+    file.write_bytes(pickle.dumps(answers))
+    script = {"bare": _BARE, "shipped": _SHIPPED}[kind]
+    with _process([sys.executable, "-c", script, str(file), str(port)], folder / f"{kind}.log"):
+        await_listeners(port)
+        yield port
+
+
+# ---------------------------------------------------------------------------------------------- Orthanc
+
+
+@contextlib.contextmanager
+def orthanc(folder: Path, counts: Sequence[int]) -> Iterator[int | None]:
+    """Run Orthanc with studies of which StudyDescription ``SET <n>`` finds n; give its DICOM port, None without it."""
+    program = shutil.which("Orthanc")
+    if program is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    (folder / "orthanc.json").write_text(json.dumps({
+        "Name": "bench", "DicomAet": "CXRSIMILAR", "DicomPort": port, "HttpServerEnabled": False,
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True, "Plugins": [], "LimitFindResults": 0,
+    }))  # fmt: skip
+    with _process([program, str(folder / "orthanc.json")], folder / "orthanc.log"):
+        await_listeners(port)
+        _fill(port, folder, counts)
+        yield port
+
+
+def _fill(port: int, folder: Path, counts: Sequence[int]) -> None:
+    client = StoreClient(Peer("127.0.0.1", port, "CXRSIMILAR", "BENCH"), [(CR, ExplicitVRLittleEndian)], 60)
+    for count in counts:
+        for number in range(count):
+            path = folder / "object.dcm"
+            uid = f"{_ROOT}.{count}.{number}"
+            dcmwrite(path, _tiny(uid, count, number), enforce_file_format=True)
+            offset = _data_set_offset(path)
+            status, comment = client.store(path, offset, (CR, ExplicitVRLittleEndian), f"{uid}.1.1")
+            assert status == 0, comment
+    client.release()
+
+
+def _data_set_offset(path: Path) -> int:
+    return 144 + int(dcmread(path).file_meta.FileMetaInformationGroupLength)
+
+
+def _tiny(uid: str, count: int, number: int) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CR
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = f"{uid}.1.1"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid, f"{uid}.1"
+    dataset.StudyDate, dataset.StudyTime, dataset.Modality = "20260101", "101112", "CR"
+    dataset.AccessionNumber, dataset.StudyDescription = f"A{count}{number:07d}", f"SET {count}"
+    dataset.PatientName, dataset.PatientID = f"BENCH^P{count}{number:07d}", f"P{count}{number:07d}"
+    dataset.PatientBirthDate, dataset.PatientSex = "19500101", "F"
+    dataset.Rows = dataset.Columns = 2
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.SamplesPerPixel, dataset.PixelRepresentation = 7, 1, 0
+    dataset.PhotometricInterpretation, dataset.PixelData = "MONOCHROME2", b"\0\0\0\0"
+    return dataset
+
