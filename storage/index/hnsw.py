@@ -22,10 +22,11 @@ TABLE_FILE = "labels.npz"
 REBUILD_DELETED_SHARE = 0.2
 #: With fewer vectors than this a scan is as fast as the graph, and exact.
 SCAN_BELOW = 512
-#: So many codes are scanned in the time that the graph takes for one more of its ef (both grow with the dimension).
-SCANNED_FOR_ONE_EF = 75
+#: So many codes are gathered and scanned in the time that the graph takes for one more of its ef: 45 measured at 230,000
+#: vectors of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
+SCANNED_FOR_ONE_EF = 40
 #: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
-OVERSAMPLING = 1.5
+OVERSAMPLING = 1.3
 #: Vectors added to the graph before waiting searches get their turn, but for a 64th of a large batch.
 ADD_CHUNK = 2
 #: `deepen` goes no further.
