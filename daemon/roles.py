@@ -38,7 +38,7 @@ SUPERVISOR_PID = "CXRFIND_SUPERVISOR_PID"
 BEAT_INTERVAL_S = 1.0
 
 #: Of the worker and its decoders, nice(2): a query does not wait for them, an idle core is theirs all the same.
-WORKER_NICENESS = 10
+WORKER_NICENESS = 5
 
 _UNBINDABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
