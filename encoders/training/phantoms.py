@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ def phantom_samples(count: int, first_seed: int, size: int, folder: Path, split:
         drawn = file.exists()
         pixels, findings, text, impression = draw(seed, SMALL if drawn else size)
         if not drawn:
-            Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)).save(file)
+            part = file.with_suffix(".part")                        # a training may be killed at any moment
+            Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)).save(part, format="PNG")
+            os.replace(part, file)
         samples.append(
             Sample(
                 dataset=DATASET,

@@ -22,8 +22,8 @@ TABLE_FILE = "labels.npz"
 REBUILD_DELETED_SHARE = 0.2
 #: With fewer vectors than this a scan is as fast as the graph, and exact.
 SCAN_BELOW = 512
-#: So many codes are gathered and scanned in the time that the graph takes for one more of its ef: 45 measured at 230,000
-#: vectors of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
+#: So many codes are gathered and scanned in the time that the graph takes for one more of its ef: 45 measured at
+#: 230,000 vectors of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
 SCANNED_FOR_ONE_EF = 40
 #: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
 OVERSAMPLING = 1.3
