@@ -22,8 +22,8 @@ TABLE_FILE = "labels.npz"
 REBUILD_DELETED_SHARE = 0.2
 #: With fewer vectors than this a scan is as fast as the graph, and exact.
 SCAN_BELOW = 512
-#: So many codes are gathered and scanned in the time that the graph takes for one more of its ef: 45 measured at
-#: 230,000 vectors of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
+#: So many codes are gathered and scanned in the time that the graph takes for one more of its ef: 45 at 230,000 vectors
+#: of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
 SCANNED_FOR_ONE_EF = 40
 #: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
 OVERSAMPLING = 1.3
@@ -111,7 +111,7 @@ class HnswIndex:
         """Build a graph of the live vectors only, and put it in place of the old one."""
         table, nodes = self._table.compacted()                      # nobody writes meanwhile: we hold the writer lock
         codes = self._codes.kept(nodes)
-        graph = self._new_graph(max(1024, table.nodes * 5 // 4))
+        graph = self._new_graph(max(1024, table.nodes * 9 // 8))
         for start in range(0, len(nodes), _READ_CHUNK):
             self._insert(graph, start, self._full(nodes[start : start + _READ_CHUNK]))
         with self._lock.writing():
@@ -131,7 +131,7 @@ class HnswIndex:
             return
         needed = start + len(vectors)
         if needed > graph.get_max_elements():
-            graph.resize_index(max(needed, graph.get_max_elements() * 3 // 2))
+            graph.resize_index(max(needed, graph.get_max_elements() * 9 // 8))
         graph.add_items(vectors, np.arange(start, needed), num_threads=self.threads or -1)
 
     # ------------------------------------------------------------------------------------ searches
@@ -261,7 +261,7 @@ class HnswIndex:
             raise StorageError(f"{GRAPH_FILE} does not fit {TABLE_FILE}, dim {dim} and M {m}; rebuild the index")
         graph = hnswlib.Index(space="ip", dim=dim)
         try:
-            graph.load_index(str(folder / GRAPH_FILE), max_elements=max(1024, table.nodes * 5 // 4))
+            graph.load_index(str(folder / GRAPH_FILE), max_elements=max(1024, table.nodes * 9 // 8))
         except RuntimeError as error:
             raise StorageError(f"{GRAPH_FILE} cannot be loaded ({error}); rebuild the index") from error
         graph.set_ef(ef_search)                                     # not kept in the file: 10 after loading

@@ -42,7 +42,9 @@ class Owners:
         self._live = np.zeros(0, dtype=np.bool_)
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
+        self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
         self._sops: Texts = np.zeros(0, dtype="S64")
+        self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
         self._studies: Texts = np.zeros(0, dtype="S64")
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
@@ -61,13 +63,16 @@ class Owners:
         self._held = np.asarray(grown(self._held, known + len(uids)))
         self._numbers.update({uid: known + number for number, uid in enumerate(uids)})
         start, end = self._count, self._count + len(rows)
-        for name in ("_labels", "_kinds", "_live", "_row_study", "_before"):
+        for name in ("_labels", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
-        self._sops = _with_texts(self._sops, start, [row.sop_instance_uid for row in rows])
+        sops = [row.sop_instance_uid for row in rows if row.sop_instance_uid]
+        self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
         for place, row in enumerate(rows, start):
             number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
             self._labels[place], self._kinds[place], self._live[place] = row.label, kind, True
             self._row_study[place], self._before[place] = number, self._last[number]
+            self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
+            self._sop_count += bool(row.sop_instance_uid)
             self._held[number, kind] += 1
             self._count = place + 1
             self._last[number] = place
@@ -94,7 +99,10 @@ class Owners:
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
         row = self._row_of(label)
-        return None if row is None else (self._studies[self._row_study[row]].decode(), self._sops[row].decode())
+        if row is None:
+            return None
+        sop = int(self._row_sop[row])
+        return self._studies[self._row_study[row]].decode(), self._sops[sop].decode() if sop >= 0 else ""
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
@@ -126,9 +134,12 @@ class Owners:
     def save(self, folder: Path) -> None:
         """Write the live rows."""
         live = np.flatnonzero(self._live[: self._count])
+        places = self._row_sop[live]
+        named = places >= 0
+        row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
         np.savez(
             folder / _FILE, labels=self._labels[live], kinds=self._kinds[live], row_study=self._row_study[live],
-            sops=self._sops[live], studies=self._studies[: len(self._numbers)],
+            row_sop=row_sop, sops=self._sops[places[named]], studies=self._studies[: len(self._numbers)],
         )
 
     @classmethod
@@ -137,10 +148,15 @@ class Owners:
         owners = cls()
         with np.load(folder / _FILE, allow_pickle=False) as file:
             owners._labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
-            owners._sops, owners._studies = file["sops"], file["studies"]
-        count, studies = len(owners._labels), len(owners._studies)
-        if not count == len(owners._kinds) == len(owners._row_study) == len(owners._sops) or (
-            count and (owners._row_study.max() >= studies or owners._kinds.max() >= len(_KINDS))
+            owners._row_sop, owners._sops, owners._studies = file["row_sop"], file["sops"], file["studies"]
+        count, studies, owners._sop_count = len(owners._labels), len(owners._studies), len(owners._sops)
+        if not count == len(owners._kinds) == len(owners._row_study) == len(owners._row_sop) or (
+            count
+            and (
+                owners._row_study.max() >= studies
+                or owners._kinds.max() >= len(_KINDS)
+                or owners._row_sop.max() >= owners._sop_count
+            )
         ):
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
