@@ -97,7 +97,10 @@ class BareLoop:
         folder.mkdir()
         (folder / "paths.json").write_text(json.dumps([str(sample.path) for sample in samples]))
         command = [sys.executable, str(Path(__file__).with_name("workload.py")), "--bare", str(folder), str(_READERS)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}     # as in the worker: else other work slows it more
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._line()
 
     def _line(self) -> str:
@@ -156,11 +159,13 @@ class Bench:
             except AssertionError:                  # the example itself is not there yet
                 client = None
             assert time.monotonic() < deadline, "objects did not become searchable"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def _all(self, run: int, count: int) -> None:
-        for start in reversed(range(0, count, 150)):    # the last ones first
-            self._await(self.example, [study_uid(run, n) for n in range(start, min(start + 150, count))])
+        """Wait until all objects of a run are found; first for the last one alone, since asking costs the cores too."""
+        uids = [study_uid(run, number) for number in range(count)]
+        for some in [uids[-1:], *(uids[start : start + 150] for start in range(0, count, 150))]:
+            self._await(self.example, some)
 
     def from_full_spool(self, count: int) -> float:
         """Return images a second from a spool that holds them all to the last being searchable."""
