@@ -90,7 +90,7 @@ class Ratio:
         """Return whether the median reaches the target; None without one."""
         if self.target is None:
             return None
-        return self.median >= self.target if self.at_least else self.median <= self.target
+        return bool(self.median >= self.target if self.at_least else self.median <= self.target)  # of numpy's, too
 
 
 @dataclass(frozen=True, slots=True)
