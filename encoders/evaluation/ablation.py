@@ -64,6 +64,7 @@ class Table(_Part):
     """What is trained and what is shown."""
 
     seeds: tuple[int, ...]
+    notes: tuple[str, ...] = ()
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
@@ -74,7 +75,6 @@ class Results:
 
     table: Table
     judged: dict[str, Judged] = field(default_factory=dict)
-    minutes: dict[str, float] = field(default_factory=dict)
 
 
 def load_table(path: Path) -> Table:
@@ -157,7 +157,7 @@ def run(
     systems: dict[str, list[System]] = {}
     held_out: Arrays | None = None
     for row in table.rows:
-        folders, began = [], time.monotonic()
+        folders = []
         for experiment, target in planned(row, table, folder, manifest, output):
             if not quiet:
                 click.echo(f"{time.strftime('%H:%M:%S')} {target.name}", err=True)
@@ -167,7 +167,6 @@ def run(
                 held_out = build_arrays(
                     select(experiment, "val"), (), experiment.image.size, output / "cache", seed=experiment.seed
                 )
-        results.minutes[row.name] = (time.monotonic() - began) / 60
         if row.shown and held_out is not None:
             systems[row.name] = system_of(row, folders, held_out, output / "cache")
     if held_out is None:

@@ -41,6 +41,7 @@ def tables(results: Results) -> dict[str, Any]:
         rows.append({"name": name, "against": against.get(name, ""), "figures": figures})
     return {
         "columns": [column.model_dump() for column in results.table.columns],
+        "notes": list(results.table.notes),
         "chance": RANDOM,
         "rows": rows,
     }
@@ -97,6 +98,8 @@ def markdown(values: dict[str, Any]) -> str:
         "nothing of the validation split enters a training (no early stopping). Abnormal queries of protocol B: "
         + ", ".join(f"{source} {count}" for source, count in counts.items()) + ".",
         "",
+        *(f"- {note}" for note in values["notes"]),
+        *([""] if values["notes"] else []),
         "## Figures",
         f"Mean over the seeds (95 % interval: bootstrap over images). `{values['chance']}` is chance.",
         "",

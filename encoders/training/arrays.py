@@ -165,10 +165,14 @@ def build_arrays(
     )
 
 
-def exchanged(arrays: Arrays, seed: int) -> Arrays:
-    """Return a control: every image in the place of another one of its source, so that no label or report fits."""
+def exchanged(arrays: Arrays, seed: int, *, within_source: bool = False) -> Arrays:
+    """Return a control: every image in the place of another one, so that no label or report fits.
+
+    Within its source, a model can still learn how often each source has a finding, and tell sources apart by looks.
+    """
     rows = np.arange(len(arrays.samples))
-    for source in np.unique(arrays.source):
-        members = np.flatnonzero(arrays.source == source)
+    groups = arrays.source if within_source else np.zeros_like(arrays.source)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
         rows[members] = np.random.default_rng([seed, 3]).permutation(members)
     return replace(arrays, images=arrays.images[rows])

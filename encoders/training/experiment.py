@@ -43,7 +43,9 @@ class DataSection(_Section):
     lateral_weight: float = Field(1.0, ge=0, description="factor on how often lateral images are shown")
     phantoms: int = Field(0, ge=0, description="simulated studies to add")
     limit: int = Field(0, ge=0, description="use only so many training images; 0: all")
-    exchanged: bool = Field(False, description="a control: give each training image the labels and report of another")
+    exchanged: bool | Literal["source"] = Field(
+        False, description="a control: each image has the labels and report of another one, or of one of its source"
+    )
 
 
 class ImageSection(_Section):

@@ -128,7 +128,8 @@ class Trainer:
                 for arrays in (self.arrays, self.held_out)
             )
         if experiment.data.exchanged:
-            self.arrays = exchanged(self.arrays, experiment.seed)
+            within = experiment.data.exchanged == "source"
+            self.arrays = exchanged(self.arrays, experiment.seed, within_source=within)
         self.texts = prepare_texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
         self.weights = image_weights(
             self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight

@@ -103,13 +103,16 @@ def test_exchanged_images_leave_labels_reports_and_sources_where_they_are(manife
     samples = read_manifest(manifest, "train")
     samples = [replace(sample, dataset=f"source-{n % 2}") for n, sample in enumerate(samples)]
     arrays = build_arrays(samples, (), 16, tmp_path)
-    control = exchanged(arrays, seed=1)
+    control = exchanged(arrays, seed=1, within_source=True)
     assert np.array_equal(control.labels, arrays.labels, equal_nan=True)
     moved = [not np.array_equal(a, b) for a, b in zip(arrays.images, control.images, strict=True)]
     assert np.mean(moved) > 0.7
     for source in (0, 1):
         rows = arrays.source == source
         assert sorted(i.sum() for i in control.images[rows]) == sorted(i.sum() for i in arrays.images[rows])
+    everywhere = exchanged(arrays, seed=1)
+    assert sorted(i.sum() for i in everywhere.images) == sorted(i.sum() for i in arrays.images)
+    assert sorted(i.sum() for i in everywhere.images[rows]) != sorted(i.sum() for i in arrays.images[rows])
 
 
 def test_an_experiment_changes_a_few_keys_of_another(frozen):
