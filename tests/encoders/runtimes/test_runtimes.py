@@ -101,13 +101,16 @@ def test_bfloat16_keeps_the_ten_nearest_or_is_refused(cache, images, by_torch):
     inputs = [encoder._inputs([image])[:, None] for image in images]
     unchecked = np.concatenate([encoder._finish(engine(each))[0] for each in inputs])
     cosines = (unchecked * by_torch.embeddings).sum(1)
-    kept = overlap_at_ten(unchecked, by_torch.embeddings)
-    checked = opened("openvino", cache, "bf16")
-    if cosines.min() < LEAST_COSINE and kept < 0.98:
-        with pytest.raises(RuntimeUnusable, match=r"openvino bf16: cosine 0\.9"):
-            checked.encode_images(images[:1])
+    kept, refusal = 0.0, ""
+    try:
+        kept = overlap_at_ten(opened("openvino", cache, "bf16").encode_images(images).embeddings, by_torch.embeddings)
+    except RuntimeUnusable as refused:
+        refusal = str(refused)
+    if refusal:
+        assert "openvino bf16: cosine 0.9" in refusal
+        assert cosines.min() < LEAST_COSINE                                 # of these images, too: no false alarm
     else:
-        assert overlap_at_ten(checked.encode_images(images).embeddings, by_torch.embeddings) >= 0.98
+        assert kept >= 0.98
 
 
 def test_auto_computes_with_something_that_agrees_and_says_what(cache, images, by_torch):
