@@ -93,7 +93,11 @@ def markdown(values: dict[str, Any]) -> str:
     text = [
         "# Ablations",
         "",
-        "Written by `python -m encoders.evaluation.ablation`; the experiments are the TOML files in `ablation/`.",
+        "The experiments are the TOML files in `ablation/`; all figures stand in the JSON beside them. Written by",
+        "",
+        "    python -m encoders.evaluation.ablation --manifest studies.csv --output runs \\",
+        "        --checkpoint encoders/weights",
+        "",
         "Trained on the `train` split, judged on `val`, frontal images, one of each study, same patient left out;",
         "nothing of the validation split enters a training (no early stopping). Abnormal queries of protocol B: "
         + ", ".join(f"{source} {count}" for source, count in counts.items()) + ".",
