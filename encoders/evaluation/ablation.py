@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import click
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from encoders.base import FINDING_NAMES, Float32
 from encoders.evaluation.ablation_figures import Judged, judge
@@ -26,7 +26,7 @@ from encoders.evaluation.retrieval import LEAST_QUERIES
 from encoders.evaluation.systems import RANDOM, System, checkpoint_system, random_system, tfidf_system
 from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import load_run
-from encoders.training.experiment import Experiment, ExperimentError, load_experiment, read_toml
+from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
 from encoders.training.features import with_features
 from encoders.training.trainer import select, train
 from encoders.training.validation import run as outputs_of
@@ -85,11 +85,7 @@ def load_table(path: Path) -> Table:
     ExperimentError
         One line per fault: file, key, what is expected.
     """
-    try:
-        table = Table(**read_toml(path))
-    except ValidationError as error:
-        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ExperimentError("\n".join(lines)) from error
+    table = checked_toml(path, Table.model_validate)
     names = [row.name for row in table.rows if row.shown]
     for row in table.rows:
         if row.against and row.against not in names:

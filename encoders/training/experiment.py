@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from encoders.base import EncodersError
+
+T = TypeVar("T")
 
 
 class ExperimentError(EncodersError):
@@ -163,6 +166,21 @@ def read_toml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _laid_over(read_toml(below, (path, *above)), values)
 
 
+def checked_toml(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `build`, a pydantic model or adapter, makes of a TOML file and its bases.
+
+    Raises
+    ------
+    ExperimentError
+        One line per fault: file, key, what is expected.
+    """
+    try:
+        return build(read_toml(path))
+    except ValidationError as error:
+        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ExperimentError("\n".join(lines)) from error
+
+
 def load_experiment(path: Path) -> Experiment:
     """Return the experiment of a TOML file, which may change a few keys of another: ``base = "other.toml"``.
 
@@ -171,8 +189,4 @@ def load_experiment(path: Path) -> Experiment:
     ExperimentError
         One line per fault: file, key, what is expected.
     """
-    try:
-        return Experiment(**read_toml(path))
-    except ValidationError as error:
-        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ExperimentError("\n".join(lines)) from error
+    return checked_toml(path, Experiment.model_validate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from safetensors.torch import save_file
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
@@ -23,7 +22,7 @@ from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import Trained, load_run
 from encoders.training.calibration import platt, score_knots
-from encoders.training.experiment import ExperimentError
+from encoders.training.experiment import checked_toml
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
@@ -75,13 +74,7 @@ def read_options(path: Path) -> ExportOptions:
     ExperimentError
         One line per fault: file, key, what is expected.
     """
-    try:
-        return TypeAdapter(ExportOptions).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ExperimentError(f"{path}: cannot be read as TOML ({error})") from error
-    except ValidationError as error:
-        lines = [f"{path}, key {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ExperimentError("\n".join(lines)) from error
+    return checked_toml(path, TypeAdapter(ExportOptions).validate_python)
 
 
 def pooled_features(model: MultimodalModel, images: Float32, constants: Preprocessing) -> Float32:

@@ -8,11 +8,12 @@ import torch
 from encoders.base import ReportText
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
+from encoders.training import validation
 from encoders.training.build import RunError, load_run
 from encoders.training.experiment import ExperimentError, load_experiment
 from encoders.training.export import ExportOptions, export, read_options
 from encoders.training.project import ProjectionOptions
-from encoders.training.trainer import CURVES_FILE, STATE_FILE, train
+from encoders.training.trainer import CURVES_FILE, STATE_FILE, Trainer, train
 
 
 def test_a_run_becomes_a_checkpoint_that_encodes_both_modalities(tmp_path, small_experiment):
@@ -68,14 +69,16 @@ def test_a_run_to_go_on_from_that_is_not_there_is_named_with_the_places(tmp_path
     assert str(tmp_path / "soup-9") in str(fault.value)
 
 
-def test_the_last_epoch_is_kept_where_the_experiment_says_so(tmp_path, small_experiment):
-    from encoders.training.trainer import Trainer
-
-    trainer = Trainer(small_experiment(tmp_path, 2, keep="last"), tmp_path / "run")
-    trainer.best = 1e9  # nothing will ever look better
-    trainer.validate = lambda: {"iu-xray.ndcg": 0.5}
-    assert [epoch for epoch, _ in trainer.epochs()] == [1, 2]
-    assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=False)["epoch"] == 2
+@pytest.mark.parametrize(("keep", "kept"), [("best", None), ("last", 2)])
+def test_the_last_epoch_is_kept_where_the_experiment_says_so(tmp_path, small_experiment, monkeypatch, keep, kept):
+    monkeypatch.setattr(validation, "MIN_IMAGES", 8)                # these few are enough to judge by
+    trainer = Trainer(small_experiment(tmp_path, 2, keep=keep), tmp_path / "run")
+    trainer.best = 1e9                                              # nothing will ever look better
+    epochs = list(trainer.epochs())
+    assert [epoch for epoch, _ in epochs] == [1, 2]
+    assert all(values for _, values in epochs)
+    state = tmp_path / "run" / STATE_FILE
+    assert (torch.load(state, weights_only=False)["epoch"] if state.exists() else None) == kept
 
 
 def test_export_options_are_read_from_a_file_and_an_unknown_key_is_named(tmp_path):
