@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from encoders.base import (
@@ -29,6 +28,7 @@ from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, require
 from encoders.runtimes.choosing import Probe, choose
 from encoders.runtimes.engines import TorchEngine
 from encoders.runtimes.graph import GraphFile, ImageGraph
+from encoders.tensors import read_tensors
 from encoders.towers.gate import ChestGate
 from encoders.towers.image import build_image_tower
 from encoders.towers.model import MultimodalModel
@@ -108,12 +108,7 @@ class CommonSubspaceEncoder:
         )
         direct = bool(space["direct"])
         model = MultimodalModel(tower, text, subspace, shape["image"]["attention"], direct=direct)
-        model.load_state_dict(
-            {
-                name: value.float() if value.is_floating_point() else value
-                for name, value in _part(tensors, "model.").items()
-            }
-        )
+        model.load_state_dict(_part(tensors, "model."))
         self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._projection = Projection(
             {m: _array(tensors[f"projection.matrix.{m}"]) for m in (IMAGE, TEXT)},
@@ -150,7 +145,7 @@ class CommonSubspaceEncoder:
         """
         folder = checkpoint or SHIPPED
         card = read_card(folder)
-        tensors = load_file(verify_weights(folder, card))
+        tensors = read_tensors(verify_weights(folder, card))
         try:
             return cls(card, tensors, device, threads, runtime)
         except (KeyError, TypeError) as error:

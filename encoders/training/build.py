@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from encoders.base import FINDING_NAMES, EncodersError
 from encoders.checkpoint import read_card, verify_weights
 from encoders.preprocess import Preprocessing
+from encoders.tensors import read_tensors
 from encoders.towers.image import build_image_tower
 from encoders.towers.model import MultimodalModel
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
@@ -76,7 +76,7 @@ def _tower_tensors(start: Path) -> dict[str, torch.Tensor]:
     """Return the state-dict of an image tower: of a file of its own, out of a run's, or of a checkpoint's folder."""
     if start.is_dir():
         prefix = "model.image_tower."
-        whole = load_file(verify_weights(start, read_card(start)))
+        whole = read_tensors(verify_weights(start, read_card(start)))
     else:
         saved: dict[str, Any] = torch.load(start, map_location="cpu", weights_only=start.name != STATE_FILE)
         if start.name != STATE_FILE:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from safetensors.torch import save_file
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
-from encoders.checkpoint import FORMAT, WEIGHTS_FILE, write_card
+from encoders.checkpoint import FORMATS, WEIGHTS_FILE, write_card
 from encoders.preprocess import Preprocessing, standardise
+from encoders.tensors import Precision, write_tensors
 from encoders.towers.gate import ChestGate
 from encoders.towers.model import MultimodalModel
 from encoders.towers.projection import Projection, text_slots, unit_rows
@@ -49,6 +49,8 @@ class ExportOptions:
         Drawn pictures to teach the gate with.
     per_source : int
         Training images of each source that projection and gate are fitted on, at most.
+    precision : str
+        Of the matrices in the weights file: ``float16``, or ``int8`` for the large ones: nearly half the size.
     card : mapping
         More for the card: data, licences, metrics, commands.
     """
@@ -62,6 +64,7 @@ class ExportOptions:
     most_strict: float = 0.8
     negatives: int = 1500
     per_source: int = 2500
+    precision: Precision = "float16"
     seed: int = 0
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,7 +167,7 @@ def _tensors(trained: Trained, projection: Projection, gate: ChestGate) -> dict[
         f"gate.{name}": torch.from_numpy(np.ascontiguousarray(getattr(gate, name)))
         for name in ("mean", "scale", "axes", "weight")
     }
-    return {name: (value.half() if value.ndim > 1 else value.float()).contiguous() for name, value in kept.items()}
+    return kept
 
 
 def _architecture(trained: Trained) -> dict[str, Any]:
@@ -233,11 +236,11 @@ def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Pat
         report_weight=options.report_weight,
     )
     output.mkdir(parents=True, exist_ok=True)
-    save_file(_tensors(trained, projection, gate), output / WEIGHTS_FILE)
+    write_tensors(_tensors(trained, projection, gate), output / WEIGHTS_FILE, options.precision)
     write_card(
         output,
         {
-            "format": FORMAT,
+            "format": FORMATS[options.precision],
             "name": options.name,
             "architecture": _architecture(trained),
             "preprocessing": {"size": constants.size, "spread": constants.spread, "limit": constants.limit},

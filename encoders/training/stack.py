@@ -20,6 +20,7 @@ from encoders.base import EncodersError
 from encoders.checkpoint import CARD_FILE
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.preprocess import Preprocessing
+from encoders.towers.image import ImageTower
 from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.towers.side_by_side import SideBySide
 from encoders.towers.subspace import IMAGE
@@ -42,10 +43,21 @@ class StackError(EncodersError):
 
 @dataclass(frozen=True, slots=True)
 class _Member:
+    """A model that is put beside others; it may be towers side by side itself."""
+
     model: MultimodalModel
-    tower: str
+    names: tuple[str, ...]                                          # of its towers, each with its input size
     vocabularies: dict[str, tuple[str, ...]]
     run: Trained | None                                             # None of a checkpoint
+
+    @property
+    def towers(self) -> list[ImageTower]:
+        tower = self.model.image_tower
+        return tower.members if isinstance(tower, SideBySide) else [tower]
+
+
+def _sized(tower: str, size: int) -> tuple[str, ...]:
+    return tuple(name if "@" in name else f"{name}@{size}" for name in tower.split("+"))
 
 
 def _load(folder: Path) -> _Member:
@@ -54,11 +66,11 @@ def _load(folder: Path) -> _Member:
         encoder = CommonSubspaceEncoder.load(folder)
         image = encoder.card["architecture"]["image"]
         labels = {name: tuple(labels) for name, labels in encoder.card["vocabularies"].items()}
-        return _Member(encoder._model, f"{image['tower']}@{encoder.image_size}", labels, None)
+        return _Member(encoder._model, _sized(image["tower"], encoder.image_size), labels, None)
     run = load_run(folder)
     image_section = run.experiment.image
     labels = {v.name: v.labels for v in run.vocabularies}
-    return _Member(run.model, f"{image_section.tower}@{image_section.size}", labels, run)
+    return _Member(run.model, _sized(image_section.tower, image_section.size), labels, run)
 
 
 def _predict(model: MultimodalModel, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,17 +92,18 @@ def ridge(features: Tensor, wanted: Tensor, penalty: float = RIDGE) -> tuple[Ten
 def _experiment(members: Sequence[_Member], run: Trained, name: str) -> Experiment:
     """Return the experiment that describes the members side by side, with a run's data."""
     first = members[0].model
+    names = [name for member in members for name in member.names]
     sections = run.experiment.model_dump(mode="json")
     sections["name"] = name
     sections["image"] |= {
-        "tower": "+".join(member.tower for member in members),
-        "size": max(int(member.tower.rpartition("@")[2]) for member in members),
+        "tower": "+".join(names),
+        "size": max(int(name.rpartition("@")[2]) for name in names),
         "pretrained": False, "weights": None, "freeze": 99, "drop_path": 0.0,
     }  # fmt: skip
     sections["subspace"] |= {
         "hidden": first.subspace.second.in_features,
         "dim": first.subspace.third.out_features,
-        "channels": first.image_tower.channels,
+        "channels": first.subspace.first[IMAGE].in_features,
     }
     return Experiment.model_validate(sections)
 
@@ -126,9 +139,9 @@ def stack_runs(
     model.subspace.load_state_dict(first.subspace.state_dict())
     tower = model.image_tower
     assert isinstance(tower, SideBySide)
-    for place, member in zip(tower.members, members, strict=True):
-        place.load_state_dict(member.model.image_tower.state_dict())
-    _fit_predictions(model, [member.model for member in members], experiment, run, output.parent, per_source, progress)
+    for place, known in zip(tower.members, [tower for member in members for tower in member.towers], strict=True):
+        place.load_state_dict(known.state_dict())
+    _fit_predictions(model, members, experiment, run, output.parent, per_source, progress)
     output.mkdir(parents=True, exist_ok=True)
     part = output / f"{STATE_FILE}.part"
     torch.save(
@@ -149,27 +162,28 @@ def stack_runs(
 
 def _fit_predictions(
     model: MultimodalModel,
-    members: Sequence[MultimodalModel],
+    members: Sequence[_Member],
     experiment: Experiment,
     run: Trained,
     folder: Path,
     per_source: int,
     progress: Progress | None,
 ) -> None:
-    """Set the direct predictions so that the model predicts the mean of its members' findings."""
+    """Set the direct predictions so that the model predicts the mean of its members' findings, each tower one voice."""
+    voices = [len(member.towers) / sum(len(member.towers) for member in members) for member in members]
     cache = folder / "cache"
     arrays = build_arrays(select(experiment, "train"), run.vocabularies, experiment.image.size, cache)
     arrays = subset(arrays, balanced_rows(arrays, per_source, experiment.seed))
     rows = with_features(model, arrays, Preprocessing(size=experiment.image.size), cache, progress).images
     features = torch.from_numpy(np.asarray(rows, dtype=np.float32))
     with torch.inference_mode():
-        own = torch.split(features, [member.image_tower.channels for member in members], 1)
-        said = [_predict(member, part) for member, part in zip(members, own, strict=True)]
-        wanted = torch.stack([both for _, both in said]).mean(0)
+        own = torch.split(features, [member.model.image_tower.channels for member in members], 1)
+        said = [_predict(member.model, part) for member, part in zip(members, own, strict=True)]
+        wanted = torch.stack([voice * both for voice, (_, both) in zip(voices, said, strict=True)]).sum(0)
         weight, bias = ridge(features, (wanted - said[0][0]) / DIRECT_SHARE)
     for name, layer in model.direct.items():
-        parts = [member.direct[name].state_dict() for member in members]
-        mean = torch.cat([part["weight"] for part in parts], 1) / len(parts)
-        offset = torch.stack([part["bias"] for part in parts]).mean(0)
+        parts = [member.model.direct[name].state_dict() for member in members]
+        mean = torch.cat([voice * part["weight"] for voice, part in zip(voices, parts, strict=True)], 1)
+        offset = torch.stack([voice * part["bias"] for voice, part in zip(voices, parts, strict=True)]).sum(0)
         findings = name == "findings"
         layer.load_state_dict({"weight": weight if findings else mean, "bias": bias if findings else offset})

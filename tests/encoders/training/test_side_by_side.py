@@ -84,6 +84,26 @@ def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, 
     both = export(stack_runs([checkpoint, trained(2)], tmp_path / "both"), tmp_path / "ensemble", small)
     encoder = CommonSubspaceEncoder.load(both, "cpu", 1)
     assert encoder.encode_images([draw(99, 64)[0]]).embeddings.shape == (1, 20)
+    three = load_run(stack_runs([both, trained(3)], tmp_path / "three"))
+    assert three.experiment.image.tower == "+".join(["efficientnet-lite0@32"] * 3)
+    with torch.inference_mode():
+        image = torch.from_numpy(encoder._inputs([draw(98, 64)[0]])).unsqueeze(1)
+        two, one = load_run(tmp_path / "both").model, load_run(tmp_path / "run-3").model
+        alone = torch.cat([two.image_features(image), one.image_features(image)], 1)
+        torch.testing.assert_close(three.model.image_features(image), alone, atol=1e-2, rtol=1e-2)  # half precision
+
+
+def test_a_checkpoint_in_eight_bits_gives_the_vectors_of_one_in_sixteen(tmp_path, trained):
+    run, images = trained(1), [draw(seed, 64)[0] for seed in range(90, 98)]
+    projection = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    vectors = {}
+    for precision in ("float16", "int8"):
+        options = ExportOptions(projection=projection, negatives=12, precision=precision)
+        folder = export(run, tmp_path / precision, options)
+        vectors[precision] = CommonSubspaceEncoder.load(folder, "cpu", 1).encode_images(images).embeddings
+    cosines = (vectors["float16"] * vectors["int8"]).sum(1)
+    assert cosines.mean() > 0.99
+    assert (cosines < 1 - 1e-6).any()
 
 
 def test_models_that_cannot_be_stacked_are_named(tmp_path, trained):
