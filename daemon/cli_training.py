@@ -155,11 +155,14 @@ def export(
               help="At most this many studies of each source; 0: all.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True,
               help="Frozen ImageNet features, raw pixels, findings only, TF-IDF of the reports.")
+@click.option("--sheets/--no-sheets", default=True, show_default=True,
+              help="Contact sheets of queries with their matches: pictures of the images in the page.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def evaluate(config_path: Path | None, **options: Any) -> None:
     """Measure retrieval, findings and calibration of a checkpoint, beside baselines and chance.
 
-    Writes results.json and report.html, a page that needs no other file and holds small pictures of the images.
+    Writes results.json and report.html, a page that needs no other file. It holds small pictures of the images, unless
+    --no-sheets makes one that may be passed on.
     """
     from daemon import training
 

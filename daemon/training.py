@@ -313,6 +313,7 @@ def evaluate(
     seeds: int,
     limit: int,
     baselines: bool,
+    sheets: bool,
     quiet: bool,
 ) -> None:
     """Write results.json and report.html of a checkpoint, other checkpoints, baselines and chance."""
@@ -325,7 +326,7 @@ def evaluate(
         encoders[unique_name(checkpoint_name(folder), list(encoders))] = configured_encoder(config, folder)
     with _bars(quiet) as move:
         evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
-    page = write_page(evaluation, out)
+    page = write_page(evaluation, out, sheets=sheets)
     for pool in evaluation.results["pools"]:
         click.echo(_in_short(pool, evaluation.results["reference"], evaluation.results["chance"]))
     click.echo(f"report: {page}")

@@ -33,7 +33,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str) -> dict[str, Any]:
+def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str, sheets: bool) -> dict[str, Any]:
     calibration = result["calibration"][reference]
     diagrams = {
         name: calibration[kind]
@@ -46,14 +46,14 @@ def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str) -> dict
         "findings": plots.finding_bars(result["findings"][reference]) if result["findings"][reference] else None,
         "calibration": {name: plots.reliability_diagram({name: diagram}) for name, diagram in diagrams.items()},
         "subspace": plots.subspace_map(drawn),
-        "sheets": contact_sheets(drawn),
+        "sheets": contact_sheets(drawn) if sheets else [],
     }
 
 
-def write_page(evaluation: Evaluation, folder: Path) -> Path:
+def write_page(evaluation: Evaluation, folder: Path, *, sheets: bool = True) -> Path:
     """Write results.json and the self-contained report.html into a folder; return the page's path.
 
-    The page holds small pictures of the manifest's images: guard it as these.
+    With contact sheets the page holds small pictures of the manifest's images: guard it as these.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -68,8 +68,9 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
     page = environment.get_template(TEMPLATE.name).render(
         results=results,
         columns=COLUMNS,
+        sheets=sheets,
         pictures=[
-            _pictures(result, drawn, reference)
+            _pictures(result, drawn, reference, sheets)
             for result, drawn in zip(evaluation.results["pools"], evaluation.pools, strict=True)
         ],
     )

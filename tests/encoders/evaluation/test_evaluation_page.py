@@ -62,6 +62,17 @@ def test_no_patient_or_study_is_named_on_the_page(written):
     assert not re.search(r"\bs\d+\b|\bp\d+\b|word\d+", text)
 
 
+def test_without_sheets_the_page_shows_plots_only(judged, written, tmp_path):
+    first = dataclasses.replace(
+        judged, results={**judged.results, "pools": judged.results["pools"][:1]}, pools=judged.pools[:1]
+    )
+    with_sheets, page = (path.read_text("utf-8") for path in (written, write_page(first, tmp_path, sheets=False)))
+    assert "its five best matches" in with_sheets
+    assert "its five best matches" not in page
+    assert page.count("data:image/") == with_sheets.count("data:image/") - with_sheets.count("its five best matches")
+    assert "guard it" not in page
+
+
 def test_names_are_escaped(judged, tmp_path):
     results = {**judged.results, "manifest": "<b>studies</b>.csv", "pools": []}
     page = write_page(dataclasses.replace(judged, results=results, pools=()), tmp_path).read_text(encoding="utf-8")
