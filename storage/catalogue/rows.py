@@ -162,8 +162,11 @@ _KINDS = {kind.value: kind for kind in Kind}
 
 
 def embedding_rows(rows: Sequence[AnyRow]) -> list[EmbeddingRow]:
-    """Return rows of EMBEDDING_ROWS as the index and the finder see them."""
+    """Return rows of EMBEDDING_ROWS as the index and the finder see them; their vectors are rows of one array."""
+    if not rows:
+        return []
+    vectors = vector_of(b"".join([row[-1] for row in rows])).reshape(len(rows), -1)
     return [
-        EmbeddingRow(label, number, _KINDS[kind], study_uid, sop_uid, vector_of(vector))
-        for label, number, kind, study_uid, sop_uid, vector in rows
+        EmbeddingRow(label, number, _KINDS[kind], study_uid, sop_uid, vector)
+        for (label, number, kind, study_uid, sop_uid, _), vector in zip(rows, vectors, strict=True)
     ]

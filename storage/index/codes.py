@@ -16,6 +16,8 @@ _FILE = "codes.npy"
 _SCALES_FILE = "scales.npy"
 #: Rows gathered at once, so that they are still in the processor's cache when they are multiplied.
 _BLOCK = 1024
+#: Vectors made codes at once, for the same reason.
+_CODED_AT_ONCE = 128
 #: Above this share of all rows, reading every one in order is faster than gathering some.
 _GATHER_BELOW = 0.3
 #: A code is wrong by at most half a step, evenly: a cosine by step/sqrt(12), normally. So many of these decide nothing
@@ -40,9 +42,12 @@ class CodeRows:
         """Append vectors, float32 (n, dim), unit rows."""
         end = self.count + len(vectors)
         self._codes, self._steps = grown(self._codes, end), grown(self._steps, end)  # type: ignore[assignment]
-        steps = np.abs(vectors).max(axis=1) / np.float32(127) if len(vectors) else np.zeros(0, dtype=np.float32)
-        self._steps[self.count : end] = steps
-        self._codes[self.count : end] = np.rint(vectors / steps[:, None])
+        for start in range(0, len(vectors), _CODED_AT_ONCE):
+            some = vectors[start : start + _CODED_AT_ONCE]
+            rows = slice(self.count + start, self.count + start + len(some))
+            self._steps[rows] = steps = np.abs(some).max(axis=1) / np.float32(127)
+            scaled = some / steps[:, None]
+            self._codes[rows] = np.rint(scaled, out=scaled)
         self.count = end
 
     def scan(self, query: Float32, rows: Int64 | None = None) -> tuple[Float32, float]:

@@ -20,7 +20,8 @@ from storage.snapshot import SnapshotManifest, load_snapshot, save_snapshot
 
 log = structlog.get_logger(__name__)
 
-_BATCH = 16384
+#: Changes read at once: few at first, for nothing can be added meanwhile, then as many as are added in one go.
+_FIRST_BATCH, _BATCH = 2048, 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,11 @@ class IndexSet:
         """Apply what happened in the Catalogue since the last call; return how many vectors came or went."""
         applied = 0
         with self._changing, ThreadPoolExecutor(1, "index-follow") as ahead:
-            changes = self._changes_after(self.sequence)
+            batch = _FIRST_BATCH
+            changes = self._changes_after(self.sequence, batch)
             while changes.sequence != self.sequence:
-                following = ahead.submit(self._changes_after, changes.sequence)     # read while the graph is built
+                batch = min(2 * batch, _BATCH)
+                following = ahead.submit(self._changes_after, changes.sequence, batch)  # read while the graph is built
                 self._add(changes.added)
                 self._remove(changes.removed)
                 applied += len(changes.added) + len(changes.removed)
@@ -119,8 +122,8 @@ class IndexSet:
                 changes = following.result()
         return applied
 
-    def _changes_after(self, sequence: int) -> Changes:
-        return self._catalogue.changes(self.generation.generation_id, sequence, _BATCH)
+    def _changes_after(self, sequence: int, limit: int) -> Changes:
+        return self._catalogue.changes(self.generation.generation_id, sequence, limit)
 
     def _add(self, added: Sequence[EmbeddingRow]) -> None:
         rows = sorted(added, key=lambda row: row.label)

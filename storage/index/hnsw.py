@@ -65,6 +65,7 @@ class HnswIndex:
         self._codes = CodeRows(dim)
         self._graph = self._new_graph(1024)
         self._saved: SavedVectors | None = None
+        self._asked = False                                         # nobody waits for an index that is being built
         self._lock = ReadersWriterLock()
         self._writer = threading.Lock()
 
@@ -86,8 +87,8 @@ class HnswIndex:
         """Add vectors of unit length under new labels; all or none (BadVector, BadLabel)."""
         with self._writer:
             labels, vectors = self._table.checked(labels, vectors)
-            chunk = max(ADD_CHUNK, len(labels) // 64)
-            for start in range(0, len(labels), chunk):
+            chunk = max(ADD_CHUNK, len(labels) // 64) if self._asked else len(labels)
+            for start in range(0, len(labels), max(1, chunk)):
                 with self._lock.writing():
                     known = self._table.nodes
                     some = vectors[start : start + chunk]
@@ -142,6 +143,7 @@ class HnswIndex:
         Approximate where the graph answers: without `allowed`, or when many are; else exact.
         """
         query = unit_query(vector, self.dim)
+        self._asked = True
         with self._lock.reading():
             if k <= 0 or not self._table.live_rows:
                 return []

@@ -54,14 +54,14 @@ def grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
     """Return an array with room for `size` rows and some more, which take no memory before they are written."""
     if size <= len(array):
         return array
-    larger = np.zeros((size + size // 4 + 64, *array.shape[1:]), dtype=array.dtype)
+    larger = np.zeros((size + size // 8 + 64, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
 
 
 def digests_of(vectors: Float32) -> UInt64:
     """Return 128 bits of each vector, uint64 (n, 2): equal for equal vectors, and for no others that will ever be."""
-    digests = b"".join(blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(vectors))
+    digests = b"".join([blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(vectors)])
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
@@ -103,7 +103,7 @@ class LabelTable:
             raise BadLabel(
                 f"labels must grow and be above {self.last_label}, the largest ever seen here; they are never reused"
             )
-        norms = np.linalg.norm(new_vectors, axis=1)
+        norms = np.sqrt(np.einsum("ij,ij->i", new_vectors, new_vectors))    # linalg.norm makes a copy of squares
         if not (np.abs(norms - 1) <= UNIT_TOLERANCE).all():         # NaN fails the comparison too
             worst = int(new_labels[int(np.argmax(np.nan_to_num(np.abs(norms - 1), nan=np.inf)))])
             raise BadVector(f"the vector of label {worst} is not finite and of unit length; nothing was added")
@@ -120,36 +120,51 @@ class LabelTable:
             Older nodes that no label used and one uses again.
         """
         self._reserve(self.rows + len(labels))
-        digests = digests_of(vectors)
-        sorted_nodes = self._sorted_nodes(digests).tolist()
-        first, revived = [], []
-        old = self.nodes
-        for position, (low, high) in enumerate(digests.tolist()):
-            node = sorted_nodes[position]
-            if node < 0:
-                node = self._unsorted.get(low, -1)
-                if node < 0 or self._digests[node, 1] != high:
-                    node = self._unsorted[low] = self.nodes
-                    self._digests[node] = low, high
-                    self._last_row[node] = -1
-                    self.nodes += 1
-                    first.append(position)
-            if not self._uses[node]:
-                self.live_nodes += 1
-                if node < old:
-                    revived.append(node)
-            row = self.rows
-            self._uses[node] += 1
-            self._row_node[row], self._row_before[row], self._last_row[node] = node, self._last_row[node], row
-            self.rows += 1
+        nodes, first = self._nodes_for(digests_of(vectors))
+        old, self.nodes = self.nodes, self.nodes + len(first)
+        rows = np.arange(self.rows, self.rows + len(labels), dtype=np.int32)
+        distinct = np.unique(nodes)
+        woken = distinct[self._uses[distinct] == 0]
+        self.live_nodes += len(woken)
+        np.add.at(self._uses, nodes, 1)
+        order = np.argsort(nodes, kind="stable")
+        by_node, ordered = nodes[order], rows[order]
+        before = self._last_row[by_node]
+        again = np.flatnonzero(by_node[1:] == by_node[:-1])
+        before[again + 1] = ordered[again]
+        self._row_node[rows], self._row_before[ordered] = nodes, before
+        self._last_row[by_node] = ordered                           # the last assignment stays
         if len(labels):
-            start = self.rows - len(labels)
-            self._labels[start : self.rows], self._row_live[start : self.rows] = labels, True
-            self.live_rows += len(labels)
+            self._labels[rows], self._row_live[rows] = labels, True
             self.last_label = int(labels[-1])
+        self.rows += len(labels)
+        self.live_rows += len(labels)
         if len(self._unsorted) > max(_UNSORTED, self.nodes // 16):
             self._sort_digests()
-        return np.asarray(first, dtype=np.int64), np.asarray(revived, dtype=np.int64)
+        return first, woken[woken < old]
+
+    def _nodes_for(self, digests: UInt64) -> tuple[Int64, Int64]:
+        """Return every vector's node, and the positions of those that get a new one: `nodes` and following, in order.
+
+        Makes the new nodes but for their count.
+        """
+        nodes = self._sorted_nodes(digests)
+        left = np.flatnonzero(nodes < 0)
+        waiting = np.fromiter((self._unsorted.get(low, -1) for low in digests[left, 0].tolist()), np.int64, len(left))
+        waiting[self._digests[waiting, 1] != digests[left, 1]] = -1
+        nodes[left] = waiting
+        left = left[waiting < 0]
+        order = np.lexsort((left, digests[left, 1], digests[left, 0]))
+        by_digest = left[order]
+        begins = np.ones(len(left), dtype=np.bool_)
+        begins[1:] = (digests[by_digest[1:]] != digests[by_digest[:-1]]).any(axis=1)
+        first = np.sort(by_digest[begins])
+        numbers = self.nodes + np.searchsorted(first, by_digest[begins])
+        nodes[by_digest] = numbers[np.cumsum(begins) - 1]
+        new = np.arange(self.nodes, self.nodes + len(first))
+        self._digests[new], self._last_row[new] = digests[first], -1
+        self._unsorted.update(zip(digests[first, 0].tolist(), new.tolist(), strict=True))
+        return nodes, first
 
     def _sorted_nodes(self, digests: UInt64) -> Int64:
         """Return the nodes of vectors that are among the sorted ones, -1 for others."""

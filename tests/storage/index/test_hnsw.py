@@ -47,6 +47,17 @@ def test_duplicates_share_a_node():
     assert index._graph.get_current_count() == 5
 
 
+def test_a_batch_may_hold_equal_vectors_old_ones_and_such_as_had_left():
+    rows = unit_rows(6)
+    index = HnswIndex(DIM, threads=1)
+    index.add(np.arange(4), rows[[0, 1, 2, 3]])
+    index.remove([1])
+    index.add(np.arange(4, 11), rows[[5, 1, 0, 5, 4, 1, 5]])
+    assert index._graph.get_current_count() == 6
+    for row, labels in ((0, [0, 6]), (1, [5, 9]), (4, [8]), (5, [4, 7, 10])):
+        assert [each.label for each in index.search(rows[row], len(labels))] == labels
+
+
 def test_duplicates_are_known_however_many_vectors_came_between(tmp_path):
     vectors = unit_rows(6000)
     index = HnswIndex(DIM, threads=1, m=4, ef_construction=10)
