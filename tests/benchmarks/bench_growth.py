@@ -1,19 +1,20 @@
 """Growth: what one more study costs, and a search, when there are 10,000, and when there are a million.
 
-The index grows by additions as the worker makes them, 8 at a time, between bulk additions up to the next size. The
-catalogue is filled by rows as its API writes them (bulk.py), with vectors of 64 dimensions to spare the disk; then
-batches are committed through the API.
+The index grows by additions as the worker makes them, 8 at a time, between bulk additions up to the next size; hnswlib
+alone beside it tells what the graph and the machine's caches make of it. The catalogue is filled by rows as its API
+writes them (bulk.py), with vectors of 64 dimensions to spare the disk; then batches are committed through the API.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from pathlib import Path
 
 import bulk
 import harness
+import hnswlib
+import kept
 import numpy as np
 import vectors as made
 
@@ -24,28 +25,57 @@ from storage.index.hnsw import HnswIndex
 K, BATCH, MEASURED, QUERIES = 10, 8, 512, 200
 SIZES = (10_000, 20_000, 40_000)
 SIZES_FULL = (10_000, 30_000, 100_000, 230_000, 1_000_000)
+#: Beyond this hnswlib is not built a second time.
+BARE_TO = 100_000
+#: CXRFIND_BENCH_KEEP keeps indexes from this size on.
+KEPT_FROM = 100_000
 CATALOGUE_SIZES = (10_000, 40_000)
 CATALOGUE_SIZES_FULL = (10_000, 100_000, 1_000_000)
 CATALOGUE_DIM = 64
 
 
-def index_growth(suite: harness.Suite, sizes: tuple[int, ...], seed: int = 0) -> None:
-    """Measure additions and searches at each size of one growing index."""
-    rows = made.make(sizes[-1] + QUERIES, seed)
-    rows, queries = rows[: sizes[-1]], rows[sizes[-1] :]
-    index, count = HnswIndex(made.DIM, **IndexSettings().parameters()), 0
-    adds, searches, recalls = [], [], []
-    kept = os.environ.get("CXRFIND_BENCH_KEEP")
+def grown_to(size: int, rows: made.Float32, index: HnswIndex | None, work: Path) -> tuple[HnswIndex, float]:
+    """Return an index of the first `size` rows and the CPU ms a vector of the bulk additions; 0 where one was kept."""
+    found = kept.load(work, "manifold", size, 0)
+    if found is not None:
+        return found, 0.0
+    index = index or HnswIndex(made.DIM, **IndexSettings().parameters())
+    first = len(index)
+    began = time.process_time()
+    for start in range(first, size, 4096):
+        end = min(start + 4096, size)
+        index.add(np.arange(start, end), rows[start:end])
+    took = (time.process_time() - began) * 1000 / max(1, size - first)
+    if size >= KEPT_FROM:
+        kept.save(work, "manifold", size, 0, index)
+    return index, took
+
+
+def bare_times(graph: hnswlib.Index, size: int, rows: made.Float32, queries: made.Float32) -> tuple[float, float]:
+    """Return hnswlib's own CPU ms for an addition and a search, as ours are measured."""
+    graph.add_items(rows[graph.get_current_count() : size], np.arange(graph.get_current_count(), size))
+    times = []
+    for query in queries:
+        began = time.thread_time()
+        graph.knn_query(query, K, num_threads=1)
+        times.append((time.thread_time() - began) * 1000)
+    began = time.process_time()
+    for start in range(size, size + MEASURED, BATCH):
+        graph.add_items(rows[start : start + BATCH], np.arange(start, start + BATCH))
+    return (time.process_time() - began) * 1000 / MEASURED, harness.percentile(times, 50)
+
+
+def index_growth(suite: harness.Suite, sizes: tuple[int, ...], work: Path) -> None:
+    """Measure searches at each size of one growing index, and additions from there on; beside hnswlib up to BARE_TO."""
+    every = made.make(sizes[-1] + MEASURED + QUERIES, 0)
+    rows, queries = every[:-QUERIES], every[-QUERIES:]
+    index: HnswIndex | None = None
+    bare, settings = hnswlib.Index(space="ip", dim=made.DIM), IndexSettings()
+    bare.init_index(min(sizes[-1], BARE_TO) + MEASURED, M=settings.m, ef_construction=settings.ef_construction)
+    bare.set_ef(settings.ef_search)
+    adds, searches, recalls, bulks, bare_adds, bare_searches = [], [], [], [], [], []
     for size in sizes:
-        while count < size - MEASURED:
-            end = min(count + 4096, size - MEASURED)
-            index.add(np.arange(count, end), rows[count:end])
-            count = end
-        began = time.process_time()
-        for start in range(count, size, BATCH):
-            index.add(np.arange(start, start + BATCH), rows[start : start + BATCH])
-        adds.append((size, (time.process_time() - began) * 1000 / MEASURED))
-        count = size
+        index, bulk_ms = grown_to(size, rows, index, work)
         times, found = [], 0
         least = made.kth_cosines(rows[:size], queries, K)
         for query, kth in zip(queries, least, strict=True):
@@ -55,30 +85,47 @@ def index_growth(suite: harness.Suite, sizes: tuple[int, ...], seed: int = 0) ->
             found += sum(each.similarity >= kth - 1e-5 for each in answer)
         searches.append((size, harness.percentile(times, 50)))
         recalls.append((size, found / (K * QUERIES)))
-        print(f"index of {size:,}: {adds[-1][1]:.2f} ms an addition, {searches[-1][1]:.3f} ms a search, "
-              f"recall {recalls[-1][1]:.4f}", flush=True)
-        if kept and size >= 230_000:
-            settings = IndexSettings()
-            folder = Path(kept, f"manifold-{size}-{seed}-{settings.m}-{settings.ef_construction}")
-            (folder / "index").mkdir(parents=True, exist_ok=True)
-            index.save(folder / "index")
-            (folder / "whole").touch()
+        began = time.process_time()
+        for start in range(size, size + MEASURED, BATCH):
+            index.add(np.arange(start, start + BATCH), rows[start : start + BATCH])
+        adds.append((size, (time.process_time() - began) * 1000 / MEASURED))
+        if bulk_ms:
+            bulks.append((size, bulk_ms))
+        said = f"index of {size:,}: {adds[-1][1]:.2f} ms an addition, {searches[-1][1]:.3f} ms a search, recall " \
+               f"{recalls[-1][1]:.4f}"  # fmt: skip
+        if size <= BARE_TO:
+            add_ms, search_ms = bare_times(bare, size, rows, queries)
+            bare_adds.append((size, add_ms))
+            bare_searches.append((size, search_ms))
+            said += f"; hnswlib alone {add_ms:.2f} and {search_ms:.3f} ms"
+        print(said, flush=True)
     first, last = sizes[0], sizes[-1]
     logarithm = math.log(last) / math.log(first)
+    ours, its = (each[len(bare_searches) - 1][1] / each[0][1] for each in (searches, bare_searches))
+    ours_add, its_add = (each[len(bare_adds) - 1][1] / each[0][1] for each in (adds, bare_adds))
     suite.ratios += [
         harness.Ratio(f"search at {last:,} / at {first:,}, over log n",
                       (searches[-1][1] / searches[0][1] / logarithm,), 1, at_least=False),
         harness.Ratio(f"addition at {last:,} / at {first:,}, over log n", (adds[-1][1] / adds[0][1] / logarithm,)),
+        harness.Ratio(f"search's growth to {bare_searches[-1][0]:,} / hnswlib's own", (ours / its,), 1.1,
+                      at_least=False),
+        harness.Ratio(f"an addition's growth to {bare_adds[-1][0]:,} / hnswlib's own", (ours_add / its_add,), 1.1,
+                      at_least=False),
         harness.Ratio(f"recall@10 at {last:,}", (recalls[-1][1],), 0.99),
     ]  # fmt: skip
-    suite.figures += [harness.Figure(f"search at {size:,}", "ms", (value,)) for size, value in searches]
-    suite.figures += [harness.Figure(f"addition to {size:,}", "ms", (value,)) for size, value in adds]
+    for what, unit, points in (
+        ("search at", "ms", searches), ("addition to", "ms", adds), ("bulk addition up to", "ms", bulks),
+        ("hnswlib's search at", "ms", bare_searches), ("hnswlib's addition to", "ms", bare_adds),
+    ):  # fmt: skip
+        suite.figures += [harness.Figure(f"{what} {size:,}", unit, (value,)) for size, value in points]
     as_log = [(size, searches[0][1] * math.log(size) / math.log(first)) for size in sizes]
     suite.curves += [
-        harness.Curve("search by size", "vectors", "p50, ms of CPU", {"search": searches, "log n": as_log}, log_x=True),
-        harness.Curve("addition to the index by size", "vectors", "ms of CPU a vector", {"addition": adds}, log_x=True),
+        harness.Curve("search by size", "vectors", "p50, ms of CPU",
+                      {"search": searches, "hnswlib alone": bare_searches, "log n": as_log}, log_x=True),
+        harness.Curve("addition to the index by size", "vectors", "ms of CPU a vector",
+                      {"addition": adds, "hnswlib alone": bare_adds}, log_x=True),
         harness.Curve("recall by size", "vectors", "recall@10", {"recall": recalls}, log_x=True),
-    ]
+    ]  # fmt: skip
 
 
 def catalogue_growth(suite: harness.Suite, sizes: tuple[int, ...], work: Path) -> None:
@@ -121,7 +168,7 @@ def catalogue_growth(suite: harness.Suite, sizes: tuple[int, ...], work: Path) -
 def run(options: harness.Options) -> harness.Suite:
     """Measure once: the curve is what repeats."""
     suite = harness.Suite("growth", "Growth: cost of a study and of a search by size")
-    index_growth(suite, SIZES_FULL if options.full else SIZES)
+    index_growth(suite, SIZES_FULL if options.full else SIZES, options.work)
     catalogue_growth(suite, CATALOGUE_SIZES_FULL if options.full else CATALOGUE_SIZES, options.work)
     suite.notes.append(
         f"batches of {BATCH}; {MEASURED} additions and commits, {QUERIES} searches at each size; vectors synthetic"

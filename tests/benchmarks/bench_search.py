@@ -7,7 +7,6 @@ peer in turn. CXRFIND_BENCH_KEEP names a folder that keeps the built indexes of 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import harness
+import kept
 import numpy as np
 import simsimd
 import vectors as made
@@ -52,25 +52,17 @@ print(resident() - empty, len(index))
 
 
 def build(count: int, seed: int, kind: str, rows: made.Float32, work: Path) -> tuple[HnswIndex, float]:
-    """Return an index of rows with the default parameters, and the seconds that it took; one that was kept if there is.
-
-    The time is 0 then.
-    """
-    settings = IndexSettings().parameters()
-    name = f"{kind}-{count}-{seed}-{settings['m']}-{settings['ef_construction']}"
-    kept = os.environ.get("CXRFIND_BENCH_KEEP")
-    folder = Path(kept, name) if kept else work / name
-    if kept and (folder / "whole").exists():
-        return HnswIndex.load(folder / "index", made.DIM, **settings), 0.0
-    index = HnswIndex(made.DIM, **settings)
-    began = time.perf_counter()
-    for start in range(0, count, 4096):
-        index.add(np.arange(start, min(start + 4096, count)), rows[start : start + 4096])
-    took = time.perf_counter() - began
-    (folder / "index").mkdir(parents=True)
-    index.save(folder / "index")
-    (folder / "whole").touch()
-    return index, took
+    """Return an index of rows with the default parameters, and the seconds that it took: 0 for one that was kept."""
+    found = kept.load(work, kind, count, seed)
+    if found is None:
+        index = HnswIndex(made.DIM, **IndexSettings().parameters())
+        began = time.perf_counter()
+        for start in range(0, count, 4096):
+            index.add(np.arange(start, min(start + 4096, count)), rows[start : start + 4096])
+        took = time.perf_counter() - began
+        kept.save(work, kind, count, seed, index)
+        return index, took
+    return found, 0.0
 
 
 class Scans:

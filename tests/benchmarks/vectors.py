@@ -19,7 +19,7 @@ _BLOCK = 50_000
 
 
 def make(count: int, seed: int, kind: str = "manifold") -> Float32:
-    """Return unit vectors, float32 (count, 512); more of one seed begin with those of fewer only within 50,000."""
+    """Return unit vectors, float32 (count, 512); more of one seed begin with those of fewer."""
     dimensions, noise = KINDS[kind]
     surface = np.random.default_rng(seed)
     inner = surface.normal(size=(dimensions, _HIDDEN)).astype(np.float32) * np.float32(1.5 / dimensions**0.5)
@@ -29,13 +29,13 @@ def make(count: int, seed: int, kind: str = "manifold") -> Float32:
     shares = surface.dirichlet(np.full(_CLUSTERS, 0.5))
     vectors = np.empty((count, DIM), dtype=np.float32)
     for start in range(0, count, _BLOCK):
-        points = np.random.default_rng([seed, start])
+        which, points, off = (np.random.default_rng([seed, start, part]) for part in range(3))
         size = min(_BLOCK, count - start)
-        place = centres[points.choice(_CLUSTERS, size=size, p=shares)]
+        place = centres[which.choice(_CLUSTERS, size=_BLOCK, p=shares)[:size]]
         place = place + points.standard_normal((size, dimensions), dtype=np.float32)
         rows = np.tanh(place @ inner + offset) @ outer
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows += lengths * np.float32(noise / DIM**0.5) * points.standard_normal((size, DIM), dtype=np.float32)
+        rows += lengths * np.float32(noise / DIM**0.5) * off.standard_normal((size, DIM), dtype=np.float32)
         vectors[start : start + size] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return vectors
 
