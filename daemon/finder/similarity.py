@@ -137,8 +137,7 @@ class Similarity:
             sequence, labels = self.indexes.sequence, {}
             self._unreported = (sequence, labels)
         if kind not in labels:
-            studies = self.indexes.studies_without(Kind.IMAGE, Kind.REPORT)
-            labels[kind] = self.indexes.labels_of_studies(kind, studies)
+            labels[kind] = self.indexes.labels_without(kind, has=Kind.IMAGE, lacks=Kind.REPORT)
         return labels[kind]
 
     def _text_vector(self, text: str) -> Float32:

@@ -183,9 +183,9 @@ class IndexSet:
         """Return whether a study has a vector of this kind."""
         return self._owners.holds(kind, study_instance_uid)
 
-    def studies_without(self, kind: Kind, other: Kind) -> list[str]:
-        """Return the studies that have a vector of `kind` and none of `other`."""
-        return self._owners.studies_without(kind, other)
+    def labels_without(self, kind: Kind, has: Kind, lacks: Kind) -> Int64:
+        """Return the labels in one index, ascending, of studies that have a vector of `has` and none of `lacks`."""
+        return self._owners.labels_without(kind, has, lacks)
 
     def labels_of_studies(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels that studies have in one index, ascending."""

@@ -109,11 +109,12 @@ class Owners:
         number = self._numbers.get(study_instance_uid)
         return number is not None and bool(self._held[number, _KIND_NUMBERS[kind]] > 0)
 
-    def studies_without(self, kind: Kind, other: Kind) -> list[str]:
-        """Return the studies that have a label of `kind` and none of `other`."""
-        held = self._held[: len(self._numbers)]
-        chosen = (held[:, _KIND_NUMBERS[kind]] > 0) & (held[:, _KIND_NUMBERS[other]] == 0)
-        return [uid.decode() for uid in self._studies[: len(chosen)][chosen].tolist()]
+    def labels_without(self, kind: Kind, has: Kind, lacks: Kind) -> Int64:
+        """Return the labels of one kind, ascending, of studies that have a label of `has` and none of `lacks`."""
+        count = self._count
+        chosen = (self._held[:, _KIND_NUMBERS[has]] > 0) & (self._held[:, _KIND_NUMBERS[lacks]] == 0)
+        rows = chosen[self._row_study[:count]] & self._live[:count] & (self._kinds[:count] == _KIND_NUMBERS[kind])
+        return np.asarray(self._labels[:count][rows])
 
     def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels of one kind that studies have, ascending."""

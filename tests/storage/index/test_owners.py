@@ -44,7 +44,9 @@ def test_a_study_has_labels_by_kind(owners):
     assert owners.holds(Kind.JOINT, "1.1")
     assert not owners.holds(Kind.JOINT, "1.2")
     assert not owners.holds(Kind.IMAGE, "9.9")
-    assert owners.studies_without(Kind.IMAGE, Kind.REPORT) == ["1.1"]
+    assert owners.labels_without(Kind.IMAGE, Kind.IMAGE, Kind.REPORT).tolist() == [1, 5]
+    assert owners.labels_without(Kind.JOINT, Kind.IMAGE, Kind.REPORT).tolist() == [2]
+    assert owners.labels_without(Kind.IMAGE, Kind.REPORT, Kind.JOINT).tolist() == [7]
 
 
 def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
@@ -54,7 +56,7 @@ def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
         assert held.owner(1) is None
         assert held.labels_of(Kind.IMAGE, ["1.1"]).tolist() == [5]
         assert not held.holds(Kind.REPORT, "1.2")
-        assert sorted(held.studies_without(Kind.IMAGE, Kind.REPORT)) == ["1.1", "1.2"]
+        assert held.labels_without(Kind.IMAGE, Kind.IMAGE, Kind.REPORT).tolist() == [5, 7]
 
 
 def test_more_come_after_loading(owners):
