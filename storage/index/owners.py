@@ -43,10 +43,10 @@ class Owners:
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
-        self._sops: Texts = np.zeros(0, dtype="S64")
+        self._sops: Texts = np.zeros(0, dtype="S1")                   # as wide as the longest of them
         self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
-        self._studies: Texts = np.zeros(0, dtype="S64")
+        self._studies: Texts = np.zeros(0, dtype="S1")
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
         self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
 

@@ -23,7 +23,7 @@ from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
 
 DIM = 512
-STUDIES, STUDIES_FULL = 6_000, 230_000
+STUDIES, STUDIES_FULL, FEW = 6_000, 230_000, 300
 #: What the finder may take until it answers.
 READY_S = 5.0
 GENERATION = {"fingerprint": "b" * 64, "model_id": "bench", "dim": DIM, "calibration": {}}
@@ -34,7 +34,7 @@ from pathlib import Path
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
 held, began, used = resident(), time.perf_counter(), time.process_time()
 catalogue = open_catalogue(Path(sys.argv[1]) / "catalogue.db")
 indexes = IndexSet.open(catalogue, catalogue.active_generation(), Path(sys.argv[1]) / "index")
@@ -75,13 +75,35 @@ def bare_build(indexes: IndexSet) -> Timed:
     return Timed(walls, cpus)
 
 
-def opened(folder: Path) -> tuple[float, float, int, int]:
-    """Return wall and CPU seconds, bytes and vectors of a start from the snapshot in a process of its own."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A start: wall and CPU seconds, bytes held, vectors."""
+
+    wall_s: float
+    cpu_s: float
+    held: int
+    vectors: int
+
+
+def opened(folder: Path) -> Opened:
+    """Return what a start from the snapshot takes in a process of its own."""
     command = [sys.executable, "-c", _OPEN, str(folder)]
     root = Path(__file__).parents[2]
     output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     wall, cpu, held, vectors = output.split()[-4:]
-    return float(wall), float(cpu), int(held), int(vectors)
+    return Opened(float(wall), float(cpu), int(held), int(vectors))
+
+
+def small_start(folder: Path) -> Opened:
+    """Return the start of an archive of FEW studies: what is held whatever the size."""
+    folder.mkdir()
+    bulk.make(folder / "catalogue.db", FEW, GENERATION)
+    catalogue = open_catalogue(folder / "catalogue.db")
+    generation = catalogue.active_generation()
+    assert generation is not None
+    IndexSet.open(catalogue, generation, folder / "index").snapshot()
+    catalogue.close()
+    return opened(folder)
 
 
 def run(options: harness.Options) -> harness.Suite:
@@ -89,7 +111,9 @@ def run(options: harness.Options) -> harness.Suite:
     studies = STUDIES_FULL if options.full else STUDIES
     suite = harness.Suite("start", f"Start of the finder with {studies:,} studies")
     catalogue_path = options.work / "catalogue.db"
+    began = time.perf_counter()
     bulk.make(catalogue_path, studies, GENERATION)
+    print(f"catalogue made in {time.perf_counter() - began:.0f} s", flush=True)
     catalogue = open_catalogue(catalogue_path)
     generation = catalogue.active_generation()
     assert generation is not None
@@ -102,11 +126,13 @@ def run(options: harness.Options) -> harness.Suite:
         with Stopwatch() as watch:
             indexes.snapshot()
         snapshots.append(watch.timed)
+        print(f"rebuilt in {rebuilds[-1].wall_s:.1f} s", flush=True)
         bares.append(bare_build(indexes))
         del indexes
     catalogue.close()
+    few = small_start(options.work / "few")
     starts = [opened(options.work) for _ in range(options.rounds)]
-    walls, cpus = tuple(start[0] for start in starts), tuple(start[1] for start in starts)
+    walls, cpus = tuple(start.wall_s for start in starts), tuple(start.cpu_s for start in starts)
     suite.ratios = [
         harness.Ratio(f"ready from a snapshot / {READY_S:g} s", tuple(wall / READY_S for wall in walls), 1,
                       at_least=False),
@@ -115,7 +141,11 @@ def run(options: harness.Options) -> harness.Suite:
         harness.ratio("rebuild / hnswlib's bare build, CPU time", [r.cpu_s for r in rebuilds], [b.cpu_s for b in bares],
                       at_least=False),
         harness.Ratio("memory of all indexes / vectors' own bytes",
-                      tuple(held / (count * DIM * 4) for _, _, held, count in starts), 1.5, at_least=False),
+                      tuple(start.held / (start.vectors * DIM * 4) for start in starts), 1.5 if options.full else None,
+                      at_least=False),
+        harness.Ratio("memory of all indexes for a further vector / its own bytes",
+                      tuple((start.held - few.held) / ((start.vectors - few.vectors) * DIM * 4) for start in starts),
+                      1.5, at_least=False),
     ]  # fmt: skip
     suite.figures = [
         harness.Figure("ready from a snapshot", "s", walls),
@@ -126,8 +156,10 @@ def run(options: harness.Options) -> harness.Suite:
     ]
     size = sum(path.stat().st_size for path in (options.work / "index").rglob("*") if path.is_file())
     suite.notes += [
-        f"{starts[0][3]:,} vectors of {DIM}, snapshot of {size / 1e6:,.0f} MB, {os.cpu_count()} cores",
-        "memory: resident set after loading, less what the interpreter held before; the catalogue's caches are in it",
+        f"{starts[0].vectors:,} vectors of {DIM}, snapshot of {size / 1e6:,.0f} MB, {os.cpu_count()} cores",
+        "memory: after loading, less what the interpreter held before; pages that the catalogue maps from its file are "
+        f"the page cache's and are not in it; {few.held / 1e6:.0f} MB are held for {few.vectors:,} vectors (hnswlib's "
+        "locks, SQLAlchemy), so that the first ratio is judged where there are many",
     ]
     return suite
 
