@@ -26,7 +26,10 @@ SCAN_BELOW = 512
 #: of 512 (0.18 us and 8 us); where it is about equal, the graph reads less memory.
 SCANNED_FOR_ONE_EF = 40
 #: How many times as many neighbours are taken from the graph as would do if those allowed were spread evenly.
-OVERSAMPLING = 1.3
+OVERSAMPLING = 1.4
+#: The graph's list has gaps towards its end: the k-th allowed one in it must stand so far from there. Where what passes
+#: is away from the query (half of the clusters, say), it does not, and the list is made longer.
+LIST_OVER_RANK = 1.2
 #: Vectors added to the graph before waiting searches get their turn, but for a 64th of a large batch.
 ADD_CHUNK = 2
 #: `deepen` goes no further.
@@ -178,8 +181,10 @@ class HnswIndex:
                 break
             found = self._table.neighbours(*near, k, allowed)
             if len(found) == k:
-                return found
-            reach *= 4
+                before = np.count_nonzero(near[1] >= found[-1].similarity)
+                if before * LIST_OVER_RANK <= reach:
+                    return found
+            reach *= 2 if len(found) == k else 4
         return self._scan(query, k, allowed)
 
     def _nearest(self, query: Float32, reach: int) -> tuple[Int64, Float32] | None:

@@ -176,7 +176,7 @@ def one(suite: harness.Suite, options: harness.Options, count: int, kind: str, s
         if took:
             note("build, ms a vector", took * 1000 / count)
         note("dimension", made.dimension(rows[:50_000]))
-        scans, rng = Scans(rows), np.random.default_rng(seed)
+        scans, rng = Scans(rows), np.random.default_rng([seed, 1, 1, 1, 1])
         allowed = {share: np.flatnonzero(rng.random(count) < share) for share in shares}
         calls: list[tuple[str, int, Callable[[], object]]] = []
         for number, query in enumerate(queries):

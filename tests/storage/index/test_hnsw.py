@@ -130,6 +130,20 @@ def test_allowed_vectors_far_from_the_query_are_found_by_widening(monkeypatch):
     assert index.search(query, 10, farthest) == exact.search(query, 10, farthest)
 
 
+def test_what_passes_on_one_side_only_is_found_as_well_from_the_other(monkeypatch):
+    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
+    index, vectors = filled(6000, ef_search=30, m=8, ef_construction=60), unit_rows(6000)
+    exact = ExactIndex(DIM)
+    exact.add(np.arange(6000), vectors)
+    allowed = np.flatnonzero(vectors[:, 0] < 0)
+    agreed = 0
+    for query in unit_rows(40, seed=4):
+        query[0] = 0.3
+        near = exact.search(query, 10, allowed)
+        agreed += len({n.label for n in index.search(query, 10, allowed)} & {n.label for n in near})
+    assert agreed / 400 > 0.98
+
+
 def test_ef_is_set_again_after_loading(tmp_path):
     filled(ef_search=77).save(tmp_path)
     assert HnswIndex.load(tmp_path, DIM, ef_search=55)._graph.ef == 55
