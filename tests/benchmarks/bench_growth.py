@@ -168,8 +168,8 @@ def catalogue_growth(suite: harness.Suite, sizes: tuple[int, ...], work: Path) -
 def run(options: harness.Options) -> harness.Suite:
     """Measure once: the curve is what repeats."""
     suite = harness.Suite("growth", "Growth: cost of a study and of a search by size")
-    index_growth(suite, SIZES_FULL if options.full else SIZES, options.work)
-    catalogue_growth(suite, CATALOGUE_SIZES_FULL if options.full else CATALOGUE_SIZES, options.work)
+    index_growth(suite, kept.within(SIZES_FULL) if options.full else SIZES, options.work)
+    catalogue_growth(suite, kept.within(CATALOGUE_SIZES_FULL) if options.full else CATALOGUE_SIZES, options.work)
     suite.notes.append(
         f"batches of {BATCH}; {MEASURED} additions and commits, {QUERIES} searches at each size; vectors synthetic"
     )

@@ -2,7 +2,7 @@
 
 A round is a seed: vectors and queries of its own, an index of its own. The vectors are synthetic (vectors.py), for the
 data sets at hand are small; queries are of the same surface and not in the index. Every query is put to us and to each
-peer in turn. CXRFIND_BENCH_KEEP names a folder that keeps the built indexes of long runs.
+peer in turn. Long runs may keep the built indexes (kept.py).
 """
 
 from __future__ import annotations
@@ -242,8 +242,9 @@ def run(options: harness.Options) -> harness.Suite:
     """Measure; a million vectors only in one round."""
     suite = harness.Suite("search", "Search: the vector index beside exact scans")
     if options.full:
-        for count in SIZES_FULL:
+        for count in kept.within(SIZES_FULL):
             one(suite, options, count, "manifold", range(1))
+            print(f"{count:,} measured", flush=True)
         one(suite, options, SIZES_FULL[0], "hard", range(1))
     else:
         one(suite, options, SIZE, "manifold", range(options.rounds))

@@ -1,6 +1,7 @@
 """Indexes of long runs, kept: CXRFIND_BENCH_KEEP names a folder, and a run that was ended goes on from what is there.
 
 Suites of the same vectors share them (seed and size tell the vectors: vectors.py). Without it nothing outlives a run.
+CXRFIND_BENCH_LARGEST leaves out what is larger, where time or memory do not suffice for a million.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ import vectors as made
 
 from storage.index.following import IndexSettings
 from storage.index.hnsw import HnswIndex
+
+
+def within(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes up to CXRFIND_BENCH_LARGEST; all without it."""
+    largest = int(os.environ.get("CXRFIND_BENCH_LARGEST", sizes[-1]))
+    return tuple(size for size in sizes if size <= largest)
 
 
 def _place(work: Path, kind: str, count: int, seed: int) -> Path:
