@@ -1,0 +1,25 @@
+"""The label table's two ways to find rows: by search, and by a column of rows for each number."""
+
+import numpy as np
+import pytest
+
+from storage.index import table
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_comes_and_goes_many_labels_are_found_as_few_are(monkeypatch, seed):
+    monkeypatch.setattr(table, "_LOOK_UP_FROM", 5)
+    rng, held, last, live = np.random.default_rng(seed), table.LabelTable(4), int(seed), set()
+    for _ in range(25):
+        labels = last + np.cumsum(rng.integers(1, 9, size=int(rng.integers(0, 60))))
+        last = int(labels[-1]) if len(labels) else last
+        held.append(labels, rng.normal(size=(len(labels), 4)).astype(np.float32))
+        live |= set(labels.tolist())
+        if live and rng.random() < 0.6:
+            gone = rng.choice(sorted(live), size=min(len(live), 5), replace=False).tolist()
+            held.drop(gone)
+            live -= set(gone)
+        if rng.random() < 0.2:
+            held, _ = held.compacted()
+        asked = np.append(np.unique(rng.integers(-3, last + 20, size=80)), 2**40)
+        assert held._labels[held.live_rows_of(asked)].tolist() == [label for label in asked.tolist() if label in live]
