@@ -32,6 +32,8 @@ OVERSAMPLING = 1.4
 LIST_OVER_RANK = 1.2
 #: Vectors added to the graph before waiting searches get their turn, but for a 64th of a large batch.
 ADD_CHUNK = 2
+#: The same of an index that nobody has asked yet: the first search waits for one chunk, about a second.
+FIRST_CHUNK = 2048
 #: `deepen` goes no further.
 LARGEST_EF = 2048
 #: Vectors read out of the graph at once: hnswlib makes Python numbers of them, and holds the GIL.
@@ -90,8 +92,8 @@ class HnswIndex:
         """Add vectors of unit length under new labels; all or none (BadVector, BadLabel)."""
         with self._writer:
             labels, vectors = self._table.checked(labels, vectors)
-            chunk = max(ADD_CHUNK, len(labels) // 64) if self._asked else len(labels)
-            for start in range(0, len(labels), max(1, chunk)):
+            chunk = max(ADD_CHUNK, len(labels) // 64) if self._asked else FIRST_CHUNK
+            for start in range(0, len(labels), chunk):
                 with self._lock.writing():
                     known = self._table.nodes
                     some = vectors[start : start + chunk]
