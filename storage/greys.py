@@ -24,8 +24,10 @@ def grey_levels(pixels: Uint8 | Float32) -> Uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"a rendition is uint8 or floating 0..1, not {pixels.dtype}")
-    scaled = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * np.float32(255))
-    return np.ascontiguousarray(scaled.astype(np.uint8))
+    if not (pixels.min() >= 0 and pixels.max() <= 1):               # of NaN, neither is true
+        pixels = np.clip(np.nan_to_num(pixels), 0, 1)
+    scaled = pixels * np.float32(255)
+    return np.ascontiguousarray(np.rint(scaled, out=scaled).astype(np.uint8))
 
 
 def unit_range(grey: Uint8) -> Float32:

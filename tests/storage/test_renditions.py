@@ -1,3 +1,6 @@
+import hashlib
+
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -49,6 +52,20 @@ def test_a_damaged_file_is_told_apart_and_mended_by_putting_again(tmp_path, imag
         store.load(key)
     assert store.put(image) == key
     assert np.array_equal(store.load(key), image)
+
+
+def test_a_rendition_of_an_older_version_is_read_and_deleted(tmp_path, image):
+    data = bytes(imagecodecs.jpegls_encode(image))
+    key = hashlib.sha256(data).hexdigest()
+    path = tmp_path / key[:2] / key[2:4] / f"{key}.jls"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    store = Renditions(tmp_path)
+    assert store.path(key) == path
+    assert np.array_equal(store.load(key), image)
+    store.delete(key)
+    with pytest.raises(RenditionDamaged, match="missing"):
+        store.load(key)
 
 
 def test_a_key_cannot_leave_the_folder(tmp_path):
