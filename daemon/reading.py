@@ -34,7 +34,7 @@ import numpy as np
 
 from encoders.base import Radiograph, ReadInstance, UnreadableInstance
 from storage.base import SpooledInstance
-from storage.greys import grey_levels, unit_range
+from storage.greys import Uint8, grey_levels, unit_range
 
 #: prctl(2): the signal to get when the parent thread ends.
 PR_SET_PDEATHSIG = 1
@@ -79,6 +79,8 @@ class Read:
     ----------
     result : ReadInstance or None
         Its header and content; None when it could not be read.
+    grey : ndarray of uint8, shape (rows, columns), or None
+        The pixels of a Radiograph in the 256 greys in which they came and are kept.
     reason : str
         Why not; never patient data.
     died : bool
@@ -90,6 +92,7 @@ class Read:
     reason: str = ""
     died: bool = False
     read_ms: float = 0.0
+    grey: Uint8 | None = None
 
 
 class _Allowed(pickle.Unpickler):
@@ -118,14 +121,14 @@ def _packed(answer: ReadInstance | str) -> ReadInstance | str:
     return answer
 
 
-def _unpacked(answer: Any) -> Any:
-    """Return what a child said, with pixels 0..1 again; raise ValueError if they are none."""
+def _unpacked(answer: Any) -> tuple[Any, Uint8 | None]:
+    """Return what a child said, with pixels 0..1 again, and their greys; raise ValueError if they are none."""
     if isinstance(answer, ReadInstance) and isinstance(answer.content, Radiograph):
         grey: Any = answer.content.pixels
         if not isinstance(grey, np.ndarray) or grey.dtype != np.uint8 or grey.ndim != 2 or not grey.size:
             raise ValueError("pixels are no picture")
-        return replace(answer, content=replace(answer.content, pixels=unit_range(grey)))
-    return answer
+        return replace(answer, content=replace(answer.content, pixels=unit_range(grey))), grey
+    return answer, None
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -177,11 +180,11 @@ class _Child:
             return Read(instance, None, f"its decoder process died ({self._how_it_died()})", died=True)
         elapsed = (time.perf_counter() - began) * 1e3
         try:
-            result = _unpacked(loads_allowed(answer))
+            result, grey = _unpacked(loads_allowed(answer))
         except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, ImportError) as error:
             return Read(instance, None, f"its decoder process answered nonsense ({type(error).__name__})", died=True)
         if isinstance(result, ReadInstance):
-            return Read(instance, result, read_ms=elapsed)
+            return Read(instance, result, read_ms=elapsed, grey=grey)
         return Read(instance, None, str(result), read_ms=elapsed)
 
     def _how_it_died(self) -> str:

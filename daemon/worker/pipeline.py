@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +14,8 @@ from daemon import logs
 from daemon.reading import Read, ReaderPool
 from daemon.worker.records import encode
 from daemon.worker.reencoding import Reencoding
-from encoders.base import Encoder, Radiograph
-from storage.base import Catalogue, InstanceRecord, InstanceState
+from encoders.base import Encoder
+from storage.base import Catalogue, InstanceState
 from storage.renditions import Renditions
 from storage.spool import Spool
 
@@ -115,9 +116,11 @@ class Pipeline:
 
     def _encode_and_commit(self, reads: list[Read]) -> None:
         began = time.perf_counter()
-        records = encode(reads, self.encoder)
+        with ThreadPoolExecutor(1, "renditions") as beside:         # flushing waits for the disk, not for the cores
+            kept = beside.submit(self._keep_renditions, reads)
+            records = encode(reads, self.encoder)
         encoded = time.perf_counter()
-        records = self._with_renditions(reads, records)
+        records = [replace(record, rendition=key) for record, key in zip(records, kept.result(), strict=True)]
         self.catalogue.commit(records, self._reencoding.generation.generation_id, self.encoder.fuse)
         self.spool.finish([read.instance.spool_id for read in reads], keep=self.keep_originals)
         committed = time.perf_counter()
@@ -135,12 +138,11 @@ class Pipeline:
             commit_ms=round((committed - encoded) * 1e3, 1),
         )  # fmt: skip
 
-    def _with_renditions(self, reads: list[Read], records: list[InstanceRecord]) -> list[InstanceRecord]:
+    def _keep_renditions(self, reads: list[Read]) -> list[str | None]:
         """Keep a rendition of every image, of those too that the gate keeps out: a person may want to see why."""
-        contents = [read.result.content for read in reads if read.result is not None]
-        images = {n: content.pixels for n, content in enumerate(contents) if isinstance(content, Radiograph)}
+        images = {n: read.grey for n, read in enumerate(reads) if read.grey is not None}
         keys = dict(zip(images, self.renditions.put_many(list(images.values())), strict=True))
-        return [replace(record, rendition=keys.get(n)) for n, record in enumerate(records)]
+        return [keys.get(n) for n in range(len(reads))]
 
     def _count_death(self, read: Read) -> None:
         deaths = read.instance.deaths + 1
