@@ -1,6 +1,7 @@
 """How a role's process shows that it lives, and how it is ended; what systemd is told."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -116,3 +117,23 @@ def test_a_worker_is_nice_and_its_encoder_threads_sleep_when_they_wait():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(os.nice(0) + WORKER_NICENESS, 19)
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_worker_s_freed_memory_is_used_again_without_page_faults():
+    code = """if True:
+        import resource
+        from daemon.roles import keep_memory
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                b"1" * 40_000_000                   # larger than any block that glibc keeps by itself
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        keep_memory()
+        print(faults(), faults())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, later = map(int, done.stdout.split())
+    assert later < first / 10                       # by itself it clears 10,000 pages each time
