@@ -206,13 +206,16 @@ def bare_loop(folder: Path, processes: int) -> None:
     from concurrent.futures import ProcessPoolExecutor
 
     import encoders.readers.instance
+    from daemon.config import Config
+    from daemon.roles import give_way
 
+    give_way()                                      # as the worker does: else other work on this machine slows it more
     paths = json.loads((folder / "paths.json").read_text())
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
         list(pool.map(_decode, paths))              # processes are forked before torch is imported
-        from encoders.registry import load_encoder
+        from daemon.encoder import configured_encoder
 
-        encoder = load_encoder("common-subspace", None, "cpu", 0)
+        encoder = configured_encoder(Config(storage={"directory": folder}))
         images = [encoders.readers.instance.read_file(Path(path), 512).content.pixels for path in paths]
         encoder.encode_images(images)
         print("ready", flush=True)
