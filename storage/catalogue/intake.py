@@ -58,7 +58,7 @@ def store(connection: Connection, record: InstanceRecord, generation_id: int, di
     _store_instance(connection, record, new=known is None)
     _store_study(connection, record)
     _store_report(connection, record, current=True)
-    _store_encodings(connection, record, generation_id, dim)
+    _store_encodings(connection, record, generation_id, dim, new=known is None)
     return touched | _store_rejection(connection, record)
 
 
@@ -293,7 +293,9 @@ def put_encoding(
     return add(connection, encodings, {**key, "vector": vector, "findings": dict(findings)})
 
 
-def _store_encodings(connection: Connection, record: InstanceRecord, generation_id: int, dim: int) -> bool:
+def _store_encodings(
+    connection: Connection, record: InstanceRecord, generation_id: int, dim: int, new: bool = False
+) -> bool:
     """Store the record's vectors, and take away those of replaced bytes that had some; return if there are any."""
     findings, stored = finite(record.findings), False
     for kind, vector, has in (
@@ -303,9 +305,12 @@ def _store_encodings(connection: Connection, record: InstanceRecord, generation_
         if has and (vector is not None or (kind is Kind.REPORT and findings)):
             data = None if vector is None else vector_bytes(vector, dim)
             key = {"generation_id": generation_id, "kind": kind, "uid": record.sop_instance_uid}
-            put_encoding(connection, key, data, findings)
+            if new:
+                add(connection, encodings, {**key, "vector": data, "findings": findings})
+            else:
+                put_encoding(connection, key, data, findings)
             stored = True
-        else:
+        elif not new:
             where = (encodings.c.uid == record.sop_instance_uid, encodings.c.generation_id == generation_id)
             connection.execute(delete(encodings).where(*where, encodings.c.kind == kind))
     return stored

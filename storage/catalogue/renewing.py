@@ -11,7 +11,7 @@ from storage.base import Fuse, InstanceState, Kind
 from storage.catalogue.database import Transaction
 from storage.catalogue.intake import put_encoding
 from storage.catalogue.reports import match_reports, prevailing
-from storage.catalogue.rows import AnyRow, add, chunks, of_key, put, vector_bytes, vector_of
+from storage.catalogue.rows import AnyRow, add_many, chunks, of_key, of_studies, put, vector_bytes, vector_of
 from storage.catalogue.schema import (
     embeddings,
     encodings,
@@ -31,8 +31,7 @@ _PRESENT = 0.5
 
 def settle_all(connection: Connection, touched: Collection[str]) -> set[str]:
     """Settle studies, then match reports; return all studies that need new vectors."""
-    for study_uid in sorted(touched):
-        settle(connection, study_uid)
+    settle(connection, touched)
     return set(touched) | match_reports(connection, touched)
 
 
@@ -44,8 +43,13 @@ def renew_all(
     mark_stale(transaction, touched, except_generation=generation_id)
     left = select(stale_studies.c.study_uid).where(stale_studies.c.generation_id == generation_id)
     stale = set(connection.execute(left.limit(_STALE_AT_ONCE)).scalars())
-    for study_uid in sorted({*touched, *stale}):
-        _renew(transaction, study_uid, generation_id, dim, fuse)
+    for some in chunks(sorted({*touched, *stale})):
+        wanted = _wanted(connection, some, generation_id)
+        current = of_studies(connection, embeddings, some, generation_id)
+        present = of_studies(connection, present_findings, some, generation_id)
+        for uid in some:
+            _put_findings(connection, uid, generation_id, wanted[uid].values(), {row.name for row in present[uid]})
+            _renew(transaction, uid, generation_id, dim, fuse, wanted[uid], current[uid])
     for some in chunks(stale):
         done = (stale_studies.c.generation_id == generation_id) & stale_studies.c.study_uid.in_(some)
         connection.execute(delete(stale_studies).where(done))
@@ -57,11 +61,12 @@ def mark_stale(transaction: Transaction, touched: Collection[str], except_genera
     for other in connection.execute(select(generations.c.generation_id)).scalars().all():
         if other == except_generation:
             continue
+        wanted = _wanted(connection, touched, other)
+        current = of_studies(connection, embeddings, touched, other)
         for study_uid in sorted(touched):
-            wanted = _wanted(connection, study_uid, other)
-            rows = _current(connection, study_uid, other)
-            gone = [row for row in rows if row.kind != Kind.JOINT and (row.kind, row.sop_uid) not in wanted]
-            gone += [row for row in rows if row.kind != Kind.JOINT and _moved(row, wanted)]
+            rows = current[study_uid]
+            gone = [row for row in rows if row.kind != Kind.JOINT and (row.kind, row.sop_uid) not in wanted[study_uid]]
+            gone += [row for row in rows if row.kind != Kind.JOINT and _moved(row, wanted[study_uid])]
             if gone:
                 gone += [row for row in rows if row.kind == Kind.JOINT]
             remove_embeddings(transaction, gone)
@@ -81,15 +86,11 @@ def _moved(row: AnyRow, wanted: dict[tuple[str, str], AnyRow]) -> bool:
     return target is not None and target.encoding_id != row.encoding_id
 
 
-def _current(connection: Connection, study_uid: str, generation_id: int) -> list[AnyRow]:
-    return of_key(connection, embeddings, {"study_uid": study_uid, "generation_id": generation_id})
-
-
 _IMAGES = (
-    select(encodings)
+    select(encodings, instances.c.study_uid)
     .join(instances, instances.c.sop_uid == encodings.c.uid)
     .where(
-        instances.c.study_uid == bindparam("wanted_study"),
+        instances.c.study_uid.in_(bindparam("study_uids", expanding=True)),
         instances.c.state == InstanceState.INDEXED,
         encodings.c.kind == Kind.IMAGE,
         encodings.c.generation_id == bindparam("wanted_generation"),
@@ -98,21 +99,27 @@ _IMAGES = (
 )
 
 
-def _wanted(connection: Connection, study_uid: str, generation_id: int) -> dict[tuple[str, str], AnyRow]:
-    """Return the encodings that should be searchable, by (kind, SOP Instance UID); images in order of their UID."""
-    images = connection.execute(_IMAGES, {"wanted_study": study_uid, "wanted_generation": generation_id})
-    wanted = {(str(Kind.IMAGE), row.uid): row for row in images}
-    report = prevailing(connection, [study_uid]).get(study_uid)
-    if report is not None:
+#: The encodings of a study that should be searchable, by (kind, SOP Instance UID).
+_Wanted = dict[tuple[str, str], AnyRow]
+
+
+def _wanted(connection: Connection, study_uids: Collection[str], generation_id: int) -> dict[str, _Wanted]:
+    """Return what should be searchable of each study; images in order of their UID."""
+    wanted: dict[str, _Wanted] = {uid: {} for uid in study_uids}
+    for some in chunks(study_uids):
+        for row in connection.execute(_IMAGES, {"study_uids": some, "wanted_generation": generation_id}):
+            wanted[row.study_uid][str(Kind.IMAGE), row.uid] = row
+    for study_uid, report in prevailing(connection, study_uids).items():
         key = {"uid": report.sop_uid, "kind": Kind.REPORT, "generation_id": generation_id}
-        wanted |= {(str(Kind.REPORT), row.uid): row for row in of_key(connection, encodings, key)}
+        wanted[study_uid] |= {(str(Kind.REPORT), row.uid): row for row in of_key(connection, encodings, key)}
     return wanted
 
 
-def _renew(transaction: Transaction, study_uid: str, generation_id: int, dim: int, fuse: Fuse) -> None:
+def _renew(
+    transaction: Transaction, study_uid: str, generation_id: int, dim: int, fuse: Fuse, wanted: _Wanted,
+    current: list[AnyRow],
+) -> None:  # fmt: skip
     connection = transaction.connection
-    wanted = _wanted(connection, study_uid, generation_id)
-    _put_findings(connection, study_uid, generation_id, wanted.values())
     targets = {key: row.encoding_id for key, row in wanted.items() if row.vector is not None}
     images = [vector_of(row.vector) for (kind, _), row in wanted.items() if kind == Kind.IMAGE and row.vector]
     texts = [vector_of(row.vector) for (kind, _), row in wanted.items() if kind == Kind.REPORT and row.vector]
@@ -124,20 +131,21 @@ def _renew(transaction: Transaction, study_uid: str, generation_id: int, dim: in
     else:
         gone = (encodings.c.uid == study_uid) & (encodings.c.generation_id == generation_id)
         connection.execute(delete(encodings).where(gone, encodings.c.kind == Kind.JOINT))
-    current = _current(connection, study_uid, generation_id)
     remove_embeddings(transaction, [row for row in current if targets.get((row.kind, row.sop_uid)) != row.encoding_id])
     kept = {(row.kind, row.sop_uid) for row in current if targets.get((row.kind, row.sop_uid)) == row.encoding_id}
-    for (kind, sop_uid), encoding_id in targets.items():
-        if (kind, sop_uid) not in kept:
-            values = {
-                "generation_id": generation_id,
-                "kind": kind,
-                "study_uid": study_uid,
-                "sop_uid": sop_uid,
-                "encoding_id": encoding_id,
-                "sequence": transaction.next(),
-            }
-            add(connection, embeddings, values)
+    added = [
+        {
+            "generation_id": generation_id,
+            "kind": kind,
+            "study_uid": study_uid,
+            "sop_uid": sop_uid,
+            "encoding_id": encoding_id,
+            "sequence": transaction.next(),
+        }
+        for (kind, sop_uid), encoding_id in targets.items()
+        if (kind, sop_uid) not in kept
+    ]
+    add_many(connection, embeddings, added)
 
 
 def remove_embeddings(transaction: Transaction, rows: Iterable[AnyRow]) -> None:
@@ -155,9 +163,12 @@ def remove_embeddings(transaction: Transaction, rows: Iterable[AnyRow]) -> None:
 
 
 def _put_findings(
-    connection: Connection, study_uid: str, generation_id: int, encoded: Iterable[AnyRow]
+    connection: Connection, study_uid: str, generation_id: int, encoded: Iterable[AnyRow], old: set[str]
 ) -> None:
-    """Store what the prevailing report says of each finding, else the images' highest probability."""
+    """Store what the prevailing report says of each finding, else the images' highest probability.
+
+    `old`: the findings that are stored as present.
+    """
     said: dict[str, float] = {}
     seen: dict[str, float] = {}
     has_report = False
@@ -170,9 +181,7 @@ def _put_findings(
     judged, least = (said, 1.0) if has_report else (seen, _PRESENT)
     present = {name for name, value in judged.items() if value >= least}
     key = {"study_uid": study_uid, "generation_id": generation_id}
-    old = {row.name for row in of_key(connection, present_findings, key)}
-    for name in sorted(present - old):
-        add(connection, present_findings, {"generation_id": generation_id, "name": name, "study_uid": study_uid})
+    add_many(connection, present_findings, [{**key, "name": name} for name in sorted(present - old)])
     for name in old - present:
         gone = (present_findings.c.generation_id == generation_id) & (present_findings.c.study_uid == study_uid)
         connection.execute(delete(present_findings).where(gone, present_findings.c.name == name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -94,6 +94,12 @@ def add(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
     return int(key[0]) if key is not None and isinstance(key[0], int) else 0
 
 
+def add_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows in one call."""
+    if rows:
+        connection.execute(_insert(table), [dict(row) for row in rows])
+
+
 def change(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> int:
     """Update the rows of a key; return how many there were."""
     bound = {f"key_{name}": value for name, value in key.items()}
@@ -112,6 +118,17 @@ def of_key(connection: Connection, table: Table, key: Mapping[str, Any]) -> list
     return list(connection.execute(_select(table, tuple(key)), bound))
 
 
+def of_studies(
+    connection: Connection, table: Table, study_uids: Collection[str], generation_id: int
+) -> dict[str, list[AnyRow]]:
+    """Return the rows of each of some studies in one generation."""
+    rows: dict[str, list[AnyRow]] = {uid: [] for uid in study_uids}
+    for some in chunks(study_uids):
+        for row in connection.execute(_select_studies(table), {"study_uids": some, "wanted_generation": generation_id}):
+            rows[row.study_uid].append(row)
+    return rows
+
+
 # Making a statement costs SQLAlchemy as much as running it: the frequent ones are made once.
 
 
@@ -128,6 +145,14 @@ def _update(table: Table, key: tuple[str, ...]) -> Update:
 @cache
 def _select(table: Table, key: tuple[str, ...]) -> Any:
     return select(table).where(*(table.c[name] == bindparam(f"key_{name}") for name in key))
+
+
+@cache
+def _select_studies(table: Table) -> Any:
+    return select(table).where(
+        table.c.study_uid.in_(bindparam("study_uids", expanding=True)),
+        table.c.generation_id == bindparam("wanted_generation"),
+    )
 
 
 def record_of(row: AnyRow) -> ReportRecord:

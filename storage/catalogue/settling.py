@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from sqlalchemy import Connection, bindparam, delete, select
 
@@ -29,23 +30,31 @@ REJECTIONS = {
 _INSTANCES = (
     select(instances, series.c.attributes.label("series_attributes"))
     .join(series, (series.c.study_uid == instances.c.study_uid) & (series.c.series_uid == instances.c.series_uid))
-    .where(instances.c.study_uid == bindparam("wanted_study"))
+    .where(instances.c.study_uid.in_(bindparam("study_uids", expanding=True)))
 )
 _REJECTIONS = select(rejections).where(rejections.c.uid.in_(bindparam("uids", expanding=True)))
 
 _GIVES_WAY = "the FOR PRESENTATION image of the same exposure is indexed instead"
 
 
-def settle(connection: Connection, study_uid: str) -> None:
-    """Bring the states of a study's instances, and the counts of the study and its series, up to date."""
-    rows = connection.execute(_INSTANCES, {"wanted_study": study_uid}).all()
+def settle(connection: Connection, study_uids: Collection[str]) -> None:
+    """Bring the states of studies' instances, and the counts of the studies and their series, up to date."""
+    for some in chunks(sorted(study_uids)):
+        rows: dict[str, list[AnyRow]] = {uid: [] for uid in some}
+        for row in connection.execute(_INSTANCES, {"study_uids": some}):
+            rows[row.study_uid].append(row)
+        rejected: dict[str, str] = {}
+        for uids in chunks([*some, *(row.sop_uid for of_study in rows.values() for row in of_study)]):
+            rejected |= {row.uid: row.code for row in connection.execute(_REJECTIONS, {"uids": uids})}
+        for study_uid, of_study in rows.items():
+            _settle(connection, study_uid, of_study, rejected)
+
+
+def _settle(connection: Connection, study_uid: str, rows: list[AnyRow], rejected: dict[str, str]) -> None:
     if not rows:
         for table in (studies, series, study_findings, present_findings):
             connection.execute(delete(table).where(table.c.study_uid == study_uid))
         return
-    rejected: dict[str, str] = {}
-    for some in chunks([study_uid, *(row.sop_uid for row in rows)]):
-        rejected |= {row.uid: row.code for row in connection.execute(_REJECTIONS, {"uids": some})}
     states = {row.sop_uid: _state(row, rejected) for row in rows}
     presented = {
         row.exposure_key
