@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def run(config_path: Path | None, role: str | None, index: int) -> None:
     """Serve: start listener, worker and finder and watch over them, until SIGTERM or Ctrl-C."""
     config = load(config_path)
     if role:
+        if role == "worker":                        # before numpy is imported: threads of OpenBLAS that wait spin
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from daemon import roles
 
         sys.exit(roles.run_role(role, config, index))

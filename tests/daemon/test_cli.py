@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def test_every_command_of_the_readme_exists():
 
 def test_help_does_not_wait_for_torch():
     code = "import sys; from daemon.cli import cli; assert not {'torch', 'pynetdicom', 'hnswlib'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_worker_s_numpy_is_imported_only_after_it_has_been_told_to_use_one_thread(tmp_path):
+    (tmp_path / "probe.py").write_text(
+        "import os\nfrom encoders.base import CheckpointError\n"
+        "def encoder(*_): raise CheckpointError(os.environ['OPENBLAS_NUM_THREADS'])\n"
+    )
+    (tmp_path / "cxrfind.toml").write_text('[encoder]\ntype = "probe:encoder"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", "run", "--role", "worker", "--config", "cxrfind.toml"], cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS", "CXRFIND"))},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr.strip().endswith("cannot start: 1")
+    code = "import sys; from daemon.cli import cli; assert 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
