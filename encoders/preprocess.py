@@ -36,7 +36,9 @@ class Preprocessing:
 
 def squeeze(pixels: Float32, size: int) -> Float32:
     """Return float32 (size, size): the image resized with antialiasing, aspect ratio given up."""
-    clean = np.ascontiguousarray(np.nan_to_num(pixels, nan=0.0, posinf=1.0, neginf=0.0), dtype=np.float32)
+    clean = np.ascontiguousarray(pixels, dtype=np.float32)
+    if not np.isfinite(clean.sum()):
+        clean = np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
     if clean.shape == (size, size):
         return clean
     return np.asarray(Image.fromarray(clean).resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
