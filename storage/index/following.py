@@ -179,6 +179,12 @@ class IndexSet:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, or None if it has just been removed."""
         return self._owners.owner(label)
 
+    def owners(
+        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> list[tuple[str, str] | None]:
+        """Return `owner` of each label; None too where its study does not hold (or holds) a vector of a kind."""
+        return self._owners.owners(labels, kind, holds)
+
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a vector of this kind."""
         return self._owners.holds(kind, study_instance_uid)
@@ -190,6 +196,10 @@ class IndexSet:
     def labels_of_studies(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels that studies have in one index, ascending."""
         return self._owners.labels_of(kind, study_instance_uids)
+
+    def labels_of_study(self, study_instance_uid: str) -> dict[Kind, list[int]]:
+        """Return the labels that a study has, ascending, by kind; no kind without any."""
+        return self._owners.labels_of_study(study_instance_uid)
 
     def vectors(self, kind: Kind, labels: Sequence[int]) -> Float32:
         """Return the vectors of labels, float32 (n, dim)."""

@@ -98,11 +98,26 @@ class Owners:
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
-        row = self._row_of(label)
-        if row is None:
-            return None
-        sop = int(self._row_sop[row])
-        return self._studies[self._row_study[row]].decode(), self._sops[sop].decode() if sop >= 0 else ""
+        return self.owners((label,))[0]
+
+    def owners(
+        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> list[tuple[str, str] | None]:
+        """Return `owner` of each label; None too where `holds` of its study and a kind is another than wanted."""
+        count = self._count
+        if not count:
+            return [None] * len(labels)
+        wanted = np.asarray(labels, dtype=np.int64)
+        rows = np.minimum(np.searchsorted(self._labels[:count], wanted), count - 1)
+        here, numbers = (self._labels[rows] == wanted) & self._live[rows], self._row_study[rows]
+        if holds is not None:
+            here &= (self._held[numbers, _KIND_NUMBERS[kind]] > 0) == holds
+        studies, places = self._studies[numbers].tolist(), self._row_sop[rows]
+        sops = self._sops[places].tolist() if self._sop_count else studies      # that of -1 is not looked at
+        return [
+            (study.decode(), sop.decode() if place >= 0 else "") if is_here else None
+            for is_here, study, sop, place in zip(here.tolist(), studies, sops, places.tolist(), strict=True)
+        ]
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
@@ -129,6 +144,17 @@ class Owners:
         every = np.concatenate(parts)
         every = every[self._live[every] & (self._kinds[every] == _KIND_NUMBERS[kind])]
         return np.sort(self._labels[every])
+
+    def labels_of_study(self, study_instance_uid: str) -> dict[Kind, list[int]]:
+        """Return the labels that a study has, ascending, by kind; no kind without any."""
+        found: dict[Kind, list[int]] = {}
+        number = self._numbers.get(study_instance_uid)
+        row = -1 if number is None else int(self._last[number])
+        while row >= 0:
+            if self._live[row]:
+                found.setdefault(_KINDS[self._kinds[row]], []).append(int(self._labels[row]))
+            row = int(self._before[row])
+        return {kind: sorted(found[kind]) for kind in _KINDS if kind in found}
 
     # ------------------------------------------------------------------------------------ files
 

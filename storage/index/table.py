@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -42,8 +43,9 @@ def unit_query(vector: Float32, dim: int) -> Float32:
     query = np.ascontiguousarray(vector, dtype=np.float32).reshape(-1)
     if query.shape != (dim,):
         raise BadVector(f"the query has {query.size} numbers and the index {dim}; use the model that made the index")
-    norm = float(np.linalg.norm(query.astype(np.float64)))
-    if not np.isfinite(norm) or norm == 0:
+    exact = query.astype(np.float64)
+    norm = math.sqrt(exact @ exact)
+    if not math.isfinite(norm) or norm == 0:
         raise BadVector("the query vector is zero or not finite; the encoder that made it is broken")
     return np.asarray(query / np.float32(norm), dtype=np.float32)
 
@@ -271,6 +273,10 @@ class LabelTable:
 
     def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
         """Return the best k live labels (among `allowed`, ascending) of scored nodes, descending, ties by label."""
+        if allowed is None and len(nodes) > k > 0:                  # each has a label: below the k-th none is needed
+            kth = np.partition(similarities, len(nodes) - k)[len(nodes) - k]
+            near = similarities >= kth
+            nodes, similarities = nodes[near], similarities[near]
         rows, scores = [], []
         row = self._last_row[nodes]
         while len(row):                                             # once, but for vectors that have several labels
@@ -288,8 +294,8 @@ class LabelTable:
             passes = allowed[places] == labels
             labels, score = labels[passes], score[passes]
         best = np.lexsort((labels, -score))[:k]
-        cosines = np.clip(score[best], -1.0, 1.0)
-        return [Neighbour(*pair) for pair in zip(labels[best].tolist(), cosines.tolist(), strict=True)]
+        cosines = np.minimum(np.maximum(score[best], np.float32(-1)), np.float32(1))
+        return list(map(Neighbour, labels[best].tolist(), cosines.tolist()))
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1
