@@ -241,6 +241,28 @@ class StudyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StudyChanges:
+    """What happened to studies after a sequence number.
+
+    Attributes
+    ----------
+    sequence : int
+        How far this goes.
+    shown : tuple of StudyRecord
+        Changed studies that have something to show, without report and findings.
+    hidden : tuple of str
+        StudyInstanceUIDs of changed studies that show nothing.
+    erased : bool
+        Studies were erased; which, nobody knows any longer.
+    """
+
+    sequence: int
+    shown: tuple[StudyRecord, ...]
+    hidden: tuple[str, ...]
+    erased: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pending:
     """Something that a generation has not encoded yet: an image (rendition key) or a report version (texts)."""
 
@@ -297,6 +319,15 @@ class Catalogue(Protocol):
 
     def changes(self, generation_id: int, after: int, limit: int = 4096) -> Changes:
         """Return the vectors added and removed after a sequence number; call again until `sequence` stands still."""
+
+    def studies_changed(self, after: int) -> StudyChanges:
+        """Return the studies whose attributes or counts changed after a sequence number."""
+
+    def studies_from(self, after_uid: str, limit: int) -> list[StudyRecord]:
+        """Return the first studies after a StudyInstanceUID that have something to show, without report and findings.
+
+        In order of their UIDs; fewer than `limit` only at the end.
+        """
 
     def labels(self, generation_id: int) -> Int64:
         """Return every live label of a generation, ascending."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,10 @@ class CatalogueUnavailable(CatalogueError):
     """The database did not answer: locked too long, disk full, disk error, connection lost."""
 
 
+_SEQUENCE = select(counters.c.value).where(counters.c.name == "sequence")
+_SEQUENCE_TEXT = "SELECT value FROM counters WHERE name = 'sequence'"
+
+
 @dataclass(slots=True)
 class Transaction:
     """A write transaction and the sequence numbers that it takes."""
@@ -63,12 +69,32 @@ class Database:
             If it cannot be opened.
         """
         self._engine = _engine(url_or_path)
+        self._watching = threading.Lock()
+        self._watch: Any = None
         with _explained():
             self._migrate()
 
     def close(self) -> None:
         """Close all connections."""
+        with self._watching:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
         self._engine.dispose()
+
+    def sequence(self) -> int:
+        """Return the newest sequence number; asked before each query, in SQLite for a few microseconds."""
+        if self._engine.dialect.name != "sqlite":
+            with self.reading() as connection:
+                return int(connection.execute(_SEQUENCE).scalar_one())
+        with _explained(), self._watching:
+            if self._watch is None:
+                self._watch = self._engine.raw_connection()
+            try:
+                ((number,),) = self._watch.driver_connection.execute(_SEQUENCE_TEXT).fetchall()
+            except sqlite3.Error as error:
+                raise CatalogueUnavailable(f"the catalogue's database failed: {error}") from error
+        return int(number)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -81,8 +107,7 @@ class Database:
         """Give a transaction that no other writer runs beside; durable when the block has ended, else undone."""
         options = {"cxrfind_write": True}
         with _explained(), self._engine.connect().execution_options(**options) as connection, connection.begin():
-            row = select(counters.c.value).where(counters.c.name == "sequence").with_for_update()
-            transaction = Transaction(connection, connection.execute(row).scalar_one())
+            transaction = Transaction(connection, connection.execute(_SEQUENCE.with_for_update()).scalar_one())
             yield transaction
             connection.execute(
                 update(counters).where(counters.c.name == "sequence").values(value=transaction.sequence)

@@ -7,7 +7,7 @@ from sqlalchemy import delete, or_, select, update
 from storage.catalogue.database import CatalogueError, Transaction
 from storage.catalogue.intake import study_columns, with_identity
 from storage.catalogue.levels import Level, split
-from storage.catalogue.renewing import mark_stale, remove_embeddings, settle_all
+from storage.catalogue.renewing import mark_stale, note_erasure, remove_embeddings, settle_all
 from storage.catalogue.reports import match_reports
 from storage.catalogue.rows import chunks, patient_key_of, put
 from storage.catalogue.schema import (
@@ -56,7 +56,7 @@ def merge(transaction: Transaction, prior: tuple[str, str], target: tuple[str, s
         connection.execute(changed.values(**study_columns(attributes)))
     uids = [row.study_uid for row in moved]
     if uids:
-        mark_stale(transaction, settle_all(connection, uids))
+        mark_stale(transaction, settle_all(transaction, uids))
     transaction.next()
     return sorted(uids)
 
@@ -84,7 +84,7 @@ def forget(transaction: Transaction, study_uid: str) -> list[str]:
         connection.execute(delete(table).where(table.c.study_uid == study_uid))
     spoke_of |= match_reports(connection, [study_uid])              # reports elsewhere that spoke of this study
     mark_stale(transaction, spoke_of - {study_uid})
-    transaction.next()
+    note_erasure(connection, transaction.next())
     unused = {row.rendition for row in rows if row.rendition}
     for some in chunks(sorted(unused)):
         named = select(instances.c.rendition).where(instances.c.rendition.in_(some))

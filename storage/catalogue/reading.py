@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from storage.base import (
     Kind,
     Pending,
     ReportRecord,
+    StudyChanges,
     StudyRecord,
 )
 from storage.catalogue.reports import prevailing
-from storage.catalogue.rows import EMBEDDING_ROWS, chunks, embedding_rows, record_of
+from storage.catalogue.rows import EMBEDDING_ROWS, AnyRow, chunks, embedding_rows, record_of
 from storage.catalogue.schema import (
     counters,
     embeddings,
@@ -139,7 +140,7 @@ def example_state(connection: Connection, uid: str) -> tuple[InstanceState | Non
 
 
 _ANY_STUDIES: BindParameter[Any] = bindparam("study_uids", expanding=True)
-_STUDIES = select(
+_RECORDS = select(
     studies.c.study_uid,
     studies.c.patient_key,
     studies.c.source_ae_title,
@@ -148,7 +149,15 @@ _STUDIES = select(
     studies.c.sop_classes,
     studies.c.series_count,
     studies.c.instance_count,
-).where(studies.c.study_uid.in_(_ANY_STUDIES), studies.c.instance_count > 0)
+)
+_STUDIES = _RECORDS.where(studies.c.study_uid.in_(_ANY_STUDIES), studies.c.instance_count > 0)
+_ERASED = select(counters.c.value).where(counters.c.name == "erased")
+_CHANGED = _RECORDS.where(studies.c.sequence > bindparam("after"))
+_FROM = (
+    _RECORDS.where(studies.c.study_uid > bindparam("after"), studies.c.instance_count > 0)
+    .order_by(studies.c.study_uid)
+    .limit(bindparam("at_most"))
+)
 _ACTIVE = select(generations.c.generation_id).where(generations.c.active)
 _FINDINGS = select(study_findings.c.study_uid, study_findings.c.findings).where(
     study_findings.c.study_uid.in_(_ANY_STUDIES),
@@ -179,6 +188,29 @@ def studies_by_uid(
                 source_ae_title=source,
             )
     return found
+
+
+def _plain_records(rows: Iterable[AnyRow]) -> Iterator[StudyRecord]:
+    for uid, patient_key, source, attributes, *computed in rows:
+        yield StudyRecord(uid, patient_key, with_computed(attributes, uid, *computed), {}, (), None, source)
+
+
+def studies_changed(connection: Connection, after: int) -> StudyChanges:
+    """See `Catalogue.studies_changed`."""
+    newest = sequence(connection)                   # first: what comes after it is told again the next time
+    erased = int(connection.execute(_ERASED).scalar_one())
+    rows = connection.execute(_CHANGED, {"after": after}).all()
+    return StudyChanges(
+        sequence=newest,
+        shown=tuple(_plain_records(row for row in rows if row.instance_count)),
+        hidden=tuple(row.study_uid for row in rows if not row.instance_count),
+        erased=erased > after,
+    )
+
+
+def studies_from(connection: Connection, after_uid: str, limit: int) -> list[StudyRecord]:
+    """See `Catalogue.studies_from`."""
+    return list(_plain_records(connection.execute(_FROM, {"after": after_uid, "at_most": limit})))
 
 
 def _findings_of(

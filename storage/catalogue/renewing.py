@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from storage.base import Fuse, InstanceState, Kind
 from storage.catalogue.database import Transaction
@@ -13,12 +13,14 @@ from storage.catalogue.intake import put_encoding
 from storage.catalogue.reports import match_reports, prevailing
 from storage.catalogue.rows import AnyRow, add_many, chunks, of_key, of_studies, put, vector_bytes, vector_of
 from storage.catalogue.schema import (
+    counters,
     embeddings,
     encodings,
     generations,
     instances,
     present_findings,
     stale_studies,
+    studies,
     study_findings,
     tombstones,
 )
@@ -29,10 +31,20 @@ _STALE_AT_ONCE = 256
 _PRESENT = 0.5
 
 
-def settle_all(connection: Connection, touched: Collection[str]) -> set[str]:
-    """Settle studies, then match reports; return all studies that need new vectors."""
-    settle(connection, touched)
+def settle_all(transaction: Transaction, touched: Collection[str]) -> set[str]:
+    """Settle studies and note that they changed, then match reports; return all studies that need new vectors."""
+    connection, number = transaction.connection, transaction.next()
+    there = settle(connection, touched)
+    for some in chunks(there):
+        connection.execute(update(studies).where(studies.c.study_uid.in_(some)).values(sequence=number))
+    if len(there) < len(touched):
+        note_erasure(connection, number)
     return set(touched) | match_reports(connection, touched)
+
+
+def note_erasure(connection: Connection, number: int) -> None:
+    """Note that rows of `studies` have gone."""
+    connection.execute(update(counters).where(counters.c.name == "erased").values(value=number))
 
 
 def renew_all(

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 #: The newest revision under storage/migrations/versions.
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 
 metadata = MetaData()
 
@@ -69,6 +69,7 @@ studies = Table(
     Column("series_count", Integer, nullable=False),            # these three: of what is not hidden
     Column("instance_count", Integer, nullable=False),
     Column("image_count", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False, server_default="0", index=True),  # of its last change
 )
 
 series = Table(

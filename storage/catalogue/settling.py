@@ -37,8 +37,12 @@ _REJECTIONS = select(rejections).where(rejections.c.uid.in_(bindparam("uids", ex
 _GIVES_WAY = "the FOR PRESENTATION image of the same exposure is indexed instead"
 
 
-def settle(connection: Connection, study_uids: Collection[str]) -> None:
-    """Bring the states of studies' instances, and the counts of the studies and their series, up to date."""
+def settle(connection: Connection, study_uids: Collection[str]) -> list[str]:
+    """Bring the states of studies' instances, and the counts of the studies and their series, up to date.
+
+    A study without instances is erased; return those that are still there, sorted.
+    """
+    there = []
     for some in chunks(sorted(study_uids)):
         rows: dict[str, list[AnyRow]] = {uid: [] for uid in some}
         for row in connection.execute(_INSTANCES, {"study_uids": some}):
@@ -48,6 +52,8 @@ def settle(connection: Connection, study_uids: Collection[str]) -> None:
             rejected |= {row.uid: row.code for row in connection.execute(_REJECTIONS, {"uids": uids})}
         for study_uid, of_study in rows.items():
             _settle(connection, study_uid, of_study, rejected)
+        there += [study_uid for study_uid, of_study in rows.items() if of_study]
+    return there
 
 
 def _settle(connection: Connection, study_uid: str, rows: list[AnyRow], rejected: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from storage.base import (
     Pending,
     Reencoded,
     ReportRecord,
+    StudyChanges,
     StudyRecord,
 )
 from storage.catalogue import reading, selecting
@@ -97,9 +98,8 @@ class SqlCatalogue:
             touched: set[str] = set()
             for record in records:
                 touched |= store(transaction.connection, record, generation_id, dim)
-            touched = settle_all(transaction.connection, touched)
             if touched:
-                transaction.next()
+                touched = settle_all(transaction, touched)
                 renew_all(transaction, touched, generation_id, dim, fuse)
             return sorted(touched)
 
@@ -133,12 +133,19 @@ class SqlCatalogue:
             return forget(transaction, study_instance_uid)
 
     def sequence(self) -> int:
-        with self._database.reading() as connection:
-            return reading.sequence(connection)
+        return self._database.sequence()
 
     def changes(self, generation_id: int, after: int, limit: int = 4096) -> Changes:
         with self._database.reading() as connection:
             return reading.changes(connection, generation_id, after, limit)
+
+    def studies_changed(self, after: int) -> StudyChanges:
+        with self._database.reading() as connection:
+            return reading.studies_changed(connection, after)
+
+    def studies_from(self, after_uid: str, limit: int) -> list[StudyRecord]:
+        with self._database.reading() as connection:
+            return reading.studies_from(connection, after_uid, limit)
 
     def labels(self, generation_id: int) -> Int64:
         with self._database.reading() as connection:

@@ -176,3 +176,35 @@ def test_killed_in_the_middle_nothing_is_half_visible_and_all_that_was_answered_
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     fresh.commit(fresh.image("9.9"))
     assert "9.9.1.1" in fresh.images()
+
+
+def test_a_follower_of_studies_shows_what_the_catalogue_shows(archive):
+    """By changes alone, but after an erasure, of which only that it happened is told."""
+    catalogue, followed, reached, erasures = archive.catalogue, {}, 0, 0
+    for step in busy_archive(archive):
+        if step == 20:
+            catalogue.merge_patient("P1", "", "P2", "")
+        if step == 40:
+            catalogue.forget("1.3")
+        changes = catalogue.studies_changed(reached)
+        if changes.erased:
+            erasures += 1
+            followed = {record.study_instance_uid: record for record in catalogue.studies_from("", 100)}
+        followed.update((record.study_instance_uid, record) for record in changes.shown)
+        for uid in changes.hidden:
+            followed.pop(uid, None)
+        reached = changes.sequence
+        assert reached == catalogue.sequence()
+        every = catalogue.studies([f"1.{n}" for n in range(1, 9)], with_report=False, with_findings=False)
+        assert followed == every
+    assert erasures == 1
+
+
+def test_studies_come_in_pages_in_order_of_their_uids(archive):
+    archive.commit(*(archive.image(f"1.{n}") for n in range(1, 8)))
+    archive.commit(archive.note("1.4", sops=["1.4.1.1"]))
+    found, page = [], archive.catalogue.studies_from("", 3)
+    while page:
+        found += [record.study_instance_uid for record in page]
+        page = archive.catalogue.studies_from(found[-1], 3)
+    assert found == ["1.1", "1.2", "1.3", "1.5", "1.6", "1.7"]
