@@ -129,6 +129,7 @@ class FinderSection(_Section):
     """Following the Catalogue and answering."""
 
     poll_interval_s: float = Field(0.2, gt=0, description="how often the finder asks the Catalogue for changes")
+    kept_studies: int = Field(500_000, ge=0, description="studies whose answers are kept in memory, 0.7 kB each")
 
 
 class PeerSection(_Section):

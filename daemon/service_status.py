@@ -75,6 +75,7 @@ def collect(config: Config) -> dict[str, Any]:
         "index_sequence": finder.get("sequence", 0),
         "index_partial": finder.get("index_partial", False),
         "recall_at_10": finder.get("last_recall"),
+        "studies_kept": finder.get("studies_kept"),
         "processes": running,
         "directory": str(directory.absolute()),
     }

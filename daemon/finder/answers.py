@@ -7,18 +7,34 @@ that need a character set; here is only the short way to the same bytes (a test 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from daemon.finder import identifiers, private, responses
+from daemon.finder import private, responses
 from daemon.finder.identifiers import STUDY_DESCRIPTION, FindRequest
+from daemon.finder.kept import KEPT_LENGTH, PLACES, Kept, explicit
 from daemon.finder.responses import Provenance
 from daemon.finder.similarity import Answer, Match
-from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, write, write_element
+from daemon.finder.wire import Element, Keys, Syntax, name_of, needs_utf_8, write, write_element
+from storage.base import StudyRecord
 
 Attributes = Mapping[str, Element]
 #: Makes an element that differs from answer to answer.
-_Part = Callable[[Attributes, Match | None], bytes]
+_Make = Callable[[Attributes, Match | None], bytes]
+
+
+class _Known(NamedTuple):
+    """What the catalogue knows of a study; `place`: where a `Kept` has it, 0: nowhere; `vr`: in explicit VR."""
+
+    make: _Make
+    place: int
+    vr: bytes
+
+
+_Part = bytes | _Known | _Make
+_Parts = Sequence[tuple[int, _Part]]
 
 #: Text VRs in repertoires that a 16-bit length holds, of which the catalogue nearly always has one value.
 _PLAIN = frozenset({"AE", "AS", "CS", "DA", "LO", "SH", "TM", "UI"})
@@ -30,6 +46,11 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[Match], float]]] = {
     "Score": ("d", lambda match: match.score),
     "Cosine": ("d", lambda match: match.cosine),
 }
+
+
+#: Private answers that need a study's report or findings.
+_OF_RECORDS = frozenset(private.BY_KEYWORD[keyword].offset for keyword in ("ReportState", "FindingsPresent"))
+_NOTHING: Attributes = {}
 
 
 class _NotAscii(Exception):
@@ -49,18 +70,22 @@ class AnswerWriter:
         self, request: FindRequest, provenance: Provenance, syntax: Syntax, answered: Answer | None = None
     ) -> None:
         self._request, self._provenance, self._syntax, self._answered = request, provenance, syntax, answered
-        self._order = "<" if syntax.little_endian else ">"
-        self._parts: list[bytes | _Part] = []
-        constant = b""
-        template = responses.plain_response(request, {}, provenance)
-        for tag in sorted(template):
-            part = self._part(tag, template[tag])
-            if isinstance(part, bytes):
-                constant += part
+        keys = request.keys if isinstance(request.keys, Keys) else Keys(request.keys)
+        standard = (_standard_again if keys.is_repeated else _standard)(keys, request.level, provenance, syntax)
+        own = self._private()
+        if request.prefix_description and answered is not None and STUDY_DESCRIPTION in keys:
+            standard = [part for part in standard if part[0] != STUDY_DESCRIPTION]
+            own.append((STUDY_DESCRIPTION, _made(STUDY_DESCRIPTION, syntax)))
+        parts = [*standard, *own]
+        if own and standard and own[0][0] < standard[-1][0]:
+            parts.sort(key=lambda part: part[0])
+        self._parts: list[_Part] = []
+        for _, part in parts:
+            if isinstance(part, bytes) and self._parts and isinstance(self._parts[-1], bytes):
+                self._parts[-1] += part
             else:
-                self._parts += [constant, part]
-                constant = b""
-        self._parts.append(constant)
+                self._parts.append(part)
+        self._arrange_kept()
 
     def plain(self, attributes: Attributes) -> bytes:
         """Return the answer to a plain query."""
@@ -69,8 +94,12 @@ class AnswerWriter:
         except _NotAscii:
             return write(responses.plain_response(self._request, attributes, self._provenance), self._syntax)
 
-    def similar(self, attributes: Attributes, match: Match) -> bytes:
-        """Return the answer that tells of a match."""
+    def similar(self, match: Match, attributes: Attributes | None = None) -> bytes:
+        """Return the answer that tells of a match; without `attributes`, those of its study."""
+        if attributes is None:
+            if not isinstance(match.known, StudyRecord):
+                return self._from_kept(match.known, match)
+            attributes = match.known.attributes
         try:
             return self._joined(attributes, match)
         except _NotAscii:
@@ -81,27 +110,66 @@ class AnswerWriter:
             return write(answer, self._syntax)
 
     def _joined(self, attributes: Attributes, match: Match | None) -> bytes:
-        return b"".join([part if isinstance(part, bytes) else part(attributes, match) for part in self._parts])
+        parts = [
+            part if isinstance(part, bytes)
+            else part.make(attributes, match) if isinstance(part, _Known) else part(attributes, match)
+            for part in self._parts
+        ]
+        return b"".join(parts)
+
+    # ------------------------------------------------------------------------------------ kept studies
+
+    def _arrange_kept(self) -> None:
+        """Work out the order of an answer's parts among those kept, those that are constant, and those of the match."""
+        constants: list[bytes] = []
+        made: list[_Make] = []
+        order: list[tuple[str, int]] = []
+        for part in self._parts:
+            if isinstance(part, bytes):
+                order.append(("constant", len(constants)))
+                constants.append(part)
+            elif isinstance(part, _Known):
+                order.append(("kept", part.place))
+            else:
+                order.append(("made", len(made)))
+                made.append(part)
+        starts = {"kept": 0, "constant": KEPT_LENGTH, "made": KEPT_LENGTH + len(constants)}
+        self._constants, self._of_match = tuple(constants), made
+        self._in_order = itemgetter(0, *(starts[where] + place for where, place in order))
+        self._explicit = [
+            (number, part.vr) for number, part in enumerate(self._parts)
+            if isinstance(part, _Known) and not self._syntax.implicit_vr
+        ]
+
+    def _from_kept(self, kept: Kept, match: Match) -> bytes:
+        made = [make(_NOTHING, match) for make in self._of_match]
+        parts: Sequence[bytes] = self._in_order((*kept, *self._constants, *made))[1:]
+        if self._explicit:
+            parts = list(parts)
+            for number, vr in self._explicit:
+                parts[number] = explicit(parts[number], vr)
+        return b"".join(parts)
 
     # ------------------------------------------------------------------------------------ parts
 
-    def _part(self, tag: int, element: Element) -> bytes | _Part:
-        request = self._request
-        if tag in (identifiers.QUERY_RETRIEVE_LEVEL, identifiers.RETRIEVE_AE_TITLE, identifiers.INSTANCE_AVAILABILITY):
-            return write_element(tag, element, self._syntax)
-        if tag >> 16 != private.GROUP:
-            if tag == STUDY_DESCRIPTION and request.prefix_description and self._answered is not None:
-                return self._made(tag)
-            return self._known(tag, request.keys[tag], write_element(tag, element, self._syntax))
-        if tag >> 8 == private.GROUP << 8 | (request.block or 0) and self._answered is not None:
-            keyword = private.BY_OFFSET[tag & 0xFF].keyword
-            if keyword in responses.OF_THE_MATCH:
-                return self._made(tag)
-            if keyword in responses.OF_THE_ANSWER:
-                return self._checked(tag, responses.answer_element(keyword, self._answered))
-        return self._checked(tag, element)
+    def _private(self) -> list[tuple[int, _Part]]:
+        """Return creator and private elements: what was asked is repeated, what was asked for is answered."""
+        request, answered = self._request, self._answered
+        if request.block is None or not request.private_keys:
+            return []
+        creator = responses.creator(request.block)
+        parts: list[tuple[int, _Part]] = [(creator[0], write_element(*creator, self._syntax))]
+        for offset in sorted(request.private_keys):
+            tag, keyword = responses.private_tag(request.block, offset), private.BY_OFFSET[offset].keyword
+            if answered is not None and keyword in responses.OF_THE_MATCH:
+                parts.append((tag, _made(tag, self._syntax)))
+            elif answered is not None and keyword in responses.OF_THE_ANSWER:
+                parts.append((tag, self._checked(tag, responses.answer_element(keyword, answered))))
+            else:
+                parts.append((tag, self._checked(tag, responses.echo(offset, request.private_keys[offset]))))
+        return parts
 
-    def _checked(self, tag: int, element: Element) -> bytes | _Part:
+    def _checked(self, tag: int, element: Element) -> bytes | _Make:
         """Return an element that is the same in all answers, unless it calls for a character set."""
         if not needs_utf_8([element]):
             return write_element(tag, element, self._syntax)
@@ -111,57 +179,84 @@ class AnswerWriter:
 
         return part
 
-    def _made(self, tag: int) -> _Part:
-        """Return a part that is worked out for each match."""
-        syntax = self._syntax
 
-        def part(attributes: Attributes, match: Match | None) -> bytes:
-            assert match is not None
-            element = responses.match_element(tag, attributes, match)
-            if needs_utf_8((element,)):
-                raise _NotAscii
-            return write_element(tag, element, syntax)
+@lru_cache(maxsize=256)
+def _made(tag: int, syntax: Syntax) -> _Make:
+    """Return a part that is worked out for each match."""
 
-        keyword = private.BY_OFFSET[tag & 0xFF].keyword if tag >> 16 == private.GROUP else ""
-        return self._number(tag, keyword) if keyword in _NUMBERS else part
+    def part(attributes: Attributes, match: Match | None) -> bytes:
+        assert match is not None
+        element = responses.match_element(tag, attributes, match)
+        if needs_utf_8((element,)):
+            raise _NotAscii
+        return write_element(tag, element, syntax)
 
-    def _number(self, tag: int, keyword: str) -> _Part:
-        """Return a part that holds one number of the match."""
-        code, value_of = _NUMBERS[keyword]
-        number = struct.Struct(self._order + code)
-        empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, self._syntax)
-        width = 4 if self._syntax.implicit_vr else 2
-        head = empty[:-width] + struct.pack(f"{self._order}{'I' if width == 4 else 'H'}", number.size)
+    keyword = private.BY_OFFSET[tag & 0xFF].keyword if tag >> 16 == private.GROUP else ""
+    return _number(tag, keyword, syntax) if keyword in _NUMBERS else part
 
-        def part(_attributes: Attributes, match: Match | None) -> bytes:
-            assert match is not None
-            return head + number.pack(value_of(match))
 
-        return part
+def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
+    """Return a part that holds one number of the match."""
+    (code, value_of), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
+    number = struct.Struct(order + code)
+    empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, syntax)
+    width = 4 if syntax.implicit_vr else 2
+    head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", number.size)
 
-    def _known(self, tag: int, asked: Element, empty: bytes) -> _Part:
-        """Return a part that the catalogue knows, or not: then it is empty."""
-        name, syntax = name_of(tag), self._syntax
-        head = struct.pack(f"{self._order}HH", tag >> 16, tag & 0xFFFF)
-        length = struct.Struct(f"{self._order}{'I' if syntax.implicit_vr else 'H'}").pack
+    def part(_attributes: Attributes, match: Match | None) -> bytes:
+        assert match is not None
+        return head + number.pack(value_of(match))
 
-        def part(attributes: Attributes, _match: Match | None) -> bytes:
-            known: Any = attributes.get(name)
-            if not known:
-                return empty
-            vr, values = known["vr"], known.get("Value")
-            if vr in _PLAIN and values and len(values) == 1:
-                value = values[0]
-                if isinstance(value, str) and len(value) < 0xFFFE:
-                    if not value.isascii():
-                        raise _NotAscii
-                    data = value.encode()
-                    if len(data) % 2:
-                        data += b"\0" if vr == "UI" else b" "
-                    return head + (b"" if syntax.implicit_vr else vr.encode()) + length(len(data)) + data
-            element = responses.narrowed(known, asked)
-            if needs_utf_8((element,)):
-                raise _NotAscii
-            return write_element(tag, element, syntax)
+    return part
 
-        return part
+
+def _standard(keys: Keys, level: str, provenance: Provenance, syntax: Syntax) -> _Parts:
+    """Return the standard elements of an answer by tag: level and provenance, and what the catalogue knows."""
+    fixed = responses.fixed(keys, level, provenance)
+    return [
+        (tag, write_element(tag, fixed[tag], syntax) if tag in fixed else _known(tag, keys[tag], syntax))
+        for tag in sorted({*keys, *fixed})
+    ]
+
+
+_standard_again = lru_cache(maxsize=64)(_standard)
+
+
+def _known(tag: int, asked: Element, syntax: Syntax) -> _Known:
+    """Return a part that the catalogue knows, or not: then it is empty."""
+    name, order, vr_answered = name_of(tag), "<" if syntax.little_endian else ">", responses.answer_vr(tag, asked)
+    empty = write_element(tag, {"vr": vr_answered}, syntax)
+    head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
+    length = struct.Struct(f"{order}{'I' if syntax.implicit_vr else 'H'}").pack
+
+    def part(attributes: Attributes, _match: Match | None) -> bytes:
+        known: Any = attributes.get(name)
+        if not known:
+            return empty
+        vr, values = known["vr"], known.get("Value")
+        if vr in _PLAIN and values and len(values) == 1:
+            value = values[0]
+            if isinstance(value, str) and len(value) < 0xFFFE:
+                if not value.isascii():
+                    raise _NotAscii
+                data = value.encode()
+                if len(data) % 2:
+                    data += b"\0" if vr == "UI" else b" "
+                return head + (b"" if syntax.implicit_vr else vr.encode()) + length(len(data)) + data
+        element = responses.narrowed(known, asked)
+        if needs_utf_8((element,)):
+            raise _NotAscii
+        return write_element(tag, element, syntax)
+
+    return _Known(part, PLACES.get(tag, 0), vr_answered.encode())
+
+
+def may_be_kept(request: FindRequest, syntax: Syntax) -> bool:
+    """Return whether `KeptStudies` hold all that the answers show, and nothing in them calls for a character set."""
+    return (
+        syntax.little_endian
+        and not request.prefix_description
+        and not _OF_RECORDS.intersection(request.private_keys)
+        and not needs_utf_8(request.private_keys.values())
+        and all(tag in PLACES or tag in responses.FIXED for tag in request.keys)
+    )

@@ -44,6 +44,9 @@ class SimilarityQuery:
     with_findings: bool = True
 
 
+_ENTRY_BASES = {kind: Basis(kind.value) for kind in Kind}
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One search: vectors of one basis against the vectors of one kind.
@@ -64,7 +67,7 @@ class Leg:
     @property
     def entry_basis(self) -> Basis:
         """What the entries were made from."""
-        return Basis(self.kind.value)
+        return _ENTRY_BASES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)

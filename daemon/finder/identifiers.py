@@ -13,7 +13,7 @@ from pydicom.datadict import tag_for_keyword
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
 from daemon.finder.examples import SimilarityQuery
-from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read, tag_of
+from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Keys, Syntax, name_of, read_parts, tag_of
 from encoders.base import FINDING_NAMES, Basis
 from encoders.readers.header import QUERYABLE
 
@@ -110,34 +110,46 @@ def parse(
     ExampleUnknown
         Mode C names an accession that is not here (C101).
     """
-    elements = {tag_of(name): element for name, element in read(data, syntax).items()}
-    level = next(iter(values_of(elements.get(QUERY_RETRIEVE_LEVEL))), "")
-    if level not in LEVELS:
-        raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
+    standard, own = read_parts(data, syntax)
+    level, keys, identifier, unsupported = (_standard_again if standard.is_repeated else _standard)(standard)
     block = next(
-        (tag & 0xFF for tag, element in elements.items()
-         if tag >> 16 == private.GROUP and 0x10 <= tag & 0xFFFF <= 0xFF and values_of(element) == [private.CREATOR]),
+        (tag & 0xFF for tag, element in own.items()
+         if 0x10 <= tag & 0xFFFF <= 0xFF and values_of(element) == [private.CREATOR]),
         None,
     )
     private_keys = {
-        tag & 0xFF: element for tag, element in elements.items()
+        tag & 0xFF: element for tag, element in own.items()
         if block is not None and tag >> 8 == private.GROUP << 8 | block and tag & 0xFF in private.BY_OFFSET
     }
+    similarity = None
+    if level != "STUDY":
+        unsupported = unsupported or bool(private_keys)
+    elif block is not None:
+        similarity = _mode_s(private_keys, block, identifier)
+    request = FindRequest(level, keys, identifier, block, private_keys, similarity, unsupported=unsupported)
+    return _mode_c(request, studies_by_accession) if mode_c and level == "STUDY" and block is None else request
+
+
+def _standard(elements: Keys) -> tuple[str, Keys, Mapping[str, Element], bool]:
+    """Return level, keys that are answered, those that are matched, and whether one of them is not supported."""
+    level = next(iter(values_of(elements.get(QUERY_RETRIEVE_LEVEL))), "")
+    if level not in LEVELS:
+        raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
     keys = {tag: element for tag, element in elements.items() if not tag >> 16 & 1 and tag >> 16 > 2}
     _check_hierarchy(level, keys)
-    request = FindRequest(
-        level=level,
-        keys={tag: element for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)},
-        identifier={name_of(tag): element for tag, element in keys.items() if tag not in _CONTROL},
-        block=block,
-        private_keys=private_keys,
-        unsupported=any(tag not in _supported(level) and tag not in _CONTROL for tag in keys),
+    return (
+        level,
+        Keys((tag, element) for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)),
+        {name_of(tag): element for tag, element in keys.items() if tag not in _CONTROL},
+        any(tag not in _supported(level) and tag not in _CONTROL for tag in keys),
     )
-    if level != "STUDY":
-        return replace(request, unsupported=True) if private_keys else request
-    if block is not None:
-        return replace(request, similarity=_mode_s(private_keys, block, request.identifier))
-    return _mode_c(request, studies_by_accession) if mode_c else request
+
+
+@lru_cache(maxsize=64)
+def _standard_again(elements: Keys) -> tuple[str, Keys, Mapping[str, Element], bool]:
+    level, keys, identifier, unsupported = _standard(elements)
+    keys.is_repeated = True
+    return level, keys, identifier, unsupported
 
 
 @lru_cache(maxsize=len(LEVELS))

@@ -14,6 +14,7 @@ import structlog
 from daemon.config import Config
 from daemon.encoder import configured_encoder
 from daemon.finder.errors import Loading
+from daemon.finder.kept import KeptStudies
 from daemon.finder.similarity import Scorer, Similarity
 from encoders.base import Basis, Encoder, Float32
 from storage.base import Catalogue, Generation, Kind, StorageError
@@ -55,6 +56,7 @@ class Keeper:
         self._spool: Spool | None = None
         self._encoder: Encoder | None = None
         self._similarity: Similarity | None = None
+        self._kept: KeptStudies | None = None
         self._level_at = time.monotonic()
         self._swapping = False
         self.last_recall: float | None = None
@@ -87,6 +89,7 @@ class Keeper:
         began = time.perf_counter()
         self._spool = Spool(self._config.storage.directory / "spool")
         self._catalogue = catalogue_of(self._config)
+        self._kept = KeptStudies(self._catalogue, self._config.finder.kept_studies)
         known = self._catalogue.active_generation()
         if known is not None and known.calibration:
             self._switch(known)                     # examples can be asked for while the model loads, text cannot
@@ -116,6 +119,8 @@ class Keeper:
         while not stop.wait(self._config.finder.poll_interval_s):
             try:
                 self.follow()
+                if self._kept is not None:
+                    self._kept.load_some()
                 if failing:
                     log.info("index.following_again")
                 failing = False
@@ -134,7 +139,7 @@ class Keeper:
             indexes = open_indexes(self._config, catalogue, generation)
         self._level_at = time.monotonic()
         self._similarity = Similarity(
-            catalogue, indexes, encoder, score_of(generation, encoder),
+            catalogue, indexes, encoder, score_of(generation, encoder), kept=self._kept,
             partial=self.is_partial, waiting=self.is_waiting,
             default_results=self._config.similar.default_results, maximum_results=self._config.similar.maximum_results,
         )
@@ -176,6 +181,7 @@ class Keeper:
             "sequence": self._similarity.indexes.sequence,
             "index_partial": self.is_partial(),
             "last_recall": self.last_recall,
+            "studies_kept": len(self._kept) if self._kept is not None else 0,
             **self._counts(),
         }
 

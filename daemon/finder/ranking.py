@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from daemon.finder.examples import Leg, SimilarityQuery
+from daemon.finder.kept import IS_PLAIN, PATIENT_KEY, Kept, KeptStudies
 from storage.base import Int64, Kind, StudyRecord
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ _WIDENING = 4
 _SIEVED = 512
 
 
+_GONE = "", None
+
+
 class Candidate(NamedTuple):
     """A study with its best object; sorts by descending cosine, then by UID."""
 
@@ -31,12 +36,12 @@ class Candidate(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """A candidate of a leg with its calibrated score, and its record."""
+    """A candidate of a leg with its calibrated score, and what is known of its study."""
 
     score: float
     leg: Leg
     candidate: Candidate
-    record: StudyRecord
+    known: StudyRecord | Kept
 
 
 @dataclass(slots=True)
@@ -67,13 +72,16 @@ class _Pool:
 class Ranking:
     """Searches the legs of one query until the best studies are certain."""
 
-    def __init__(self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str]) -> None:
+    def __init__(
+        self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str], kept: KeptStudies | None
+    ) -> None:
+        self._kept = kept
         self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
         self._query, self._query_studies = query, frozenset(query_studies)
         filters = query.findings or any(element.get("Value") for element in query.identifier.values())
         self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
         self._counts = self._indexes.counts()
-        self._records: dict[str, StudyRecord] = {}
+        self._known: dict[str, tuple[str, StudyRecord | Kept]] = {}     # patient key, and what an answer needs
         self._patients: frozenset[str] | None = None if query.exclude_same_patient and query_studies else frozenset()
 
     def best(self, legs: Sequence[Leg], wanted: int) -> list[Ranked]:
@@ -117,35 +125,31 @@ class Ranking:
 
     def _search(self, pool: _Pool) -> None:
         best: dict[str, Candidate] = {}
-        pool.worst, owner = -2.0, self._indexes.owner
+        pool.worst = -2.0
         for vector in pool.leg.vectors:
             neighbours = self._indexes.search(pool.leg.kind, vector, pool.reach, pool.allowed)
             if len(neighbours) >= pool.reach:
                 pool.worst = max(pool.worst, neighbours[-1].similarity)
-            for neighbour in neighbours:
-                owned = owner(neighbour.label)
+            labels = [label for label, _ in neighbours]
+            owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
+            for (_, similarity), owned in zip(neighbours, owners, strict=True):
                 if owned is None:
                     continue
-                candidate = Candidate(-neighbour.similarity, *owned)
-                known = best.get(owned[0])
-                if known is None or candidate < known:
-                    best[owned[0]] = candidate
+                study, sop = owned
+                candidate = Candidate(-similarity, study, sop)
+                if study not in best or candidate < best[study]:
+                    best[study] = candidate
         # what lies beyond the last neighbour of any vector may still beat, or tie, what is no better than that
-        pool.candidates = sorted(
-            candidate for candidate in best.values()
-            if (pool.exhausted or -candidate.negative_cosine > pool.worst) and self._passes(pool.leg, candidate)
-        )
+        certain = -pool.worst
+        passing, own = self._passing, self._query_studies
+        pool.candidates = sorted([
+            found for found in best.values()
+            if found.negative_cosine < certain and found.study_instance_uid not in own
+            and (passing is None or found.study_instance_uid in passing)
+        ])  # fmt: skip
         cosines = np.array([-found.negative_cosine for found in pool.candidates] + [pool.worst], dtype=np.float32)
         *scores, bound = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis).tolist()
         pool.scores, pool.bound = scores, bound
-
-    def _passes(self, leg: Leg, candidate: Candidate) -> bool:
-        study = candidate.study_instance_uid
-        return (
-            study not in self._query_studies
-            and (self._passing is None or study in self._passing)
-            and (leg.reported is None or self._indexes.holds(Kind.REPORT, study) is leg.reported)
-        )
 
     def _allowed(self, leg: Leg) -> Int64 | None:
         """Return the labels that a leg may find, None where all may be."""
@@ -166,33 +170,45 @@ class Ranking:
         ]
         if self._query.minimum_score is not None:
             ranked = [hit for hit in ranked if hit[0] >= self._query.minimum_score]
-        ranked.sort(key=lambda hit: -hit[0])        # stable: within a leg equal scores stay by cosine, then by UID
+        ranked.sort(key=itemgetter(0), reverse=True)    # stable: within a leg equal scores stay by cosine, then by UID
         accepted: dict[str, Ranked] = {}            # a report may come between two legs: a study is answered once
         step = wanted + _SPARE
         for start in range(0, len(ranked), step):
             part = ranked[start : start + step]
-            records, patients = self._records_of([hit[2].study_instance_uid for hit in part])
+            patients = self._learn([hit[2].study_instance_uid for hit in part])
             for score, leg, candidate in part:
-                record = records.get(candidate.study_instance_uid)
-                if record is not None and record.patient_key not in patients:
-                    accepted.setdefault(candidate.study_instance_uid, Ranked(score, leg, candidate, record))
+                study = candidate.study_instance_uid
+                patient, known = self._known.get(study, _GONE)
+                if known is not None and patient not in patients and study not in accepted:
+                    accepted[study] = Ranked(score, leg, candidate, known)
                     if len(accepted) == wanted:
                         return list(accepted.values())
         return list(accepted.values())
 
-    def _records_of(self, studies: Sequence[str]) -> tuple[Mapping[str, StudyRecord], frozenset[str]]:
-        """Return the records of studies, without those that have gone meanwhile, and the patients to leave out."""
-        missing = [study for study in studies if study not in self._records]
-        if missing:
-            asked = missing if self._patients is not None else [*missing, *self._query_studies]
-            found = self._catalogue.studies(
-                asked, with_report=self._query.with_report, with_findings=self._query.with_findings
-            )
-            self._records.update(found)
-            if self._patients is None:
-                own = (found[study].patient_key for study in self._query_studies if study in found)
-                self._patients = frozenset(key for key in own if key)
-        return self._records, self._patients or frozenset()
+    def _learn(self, studies: Sequence[str]) -> frozenset[str]:
+        """Learn what is not known yet of studies, but of those that have gone; return the patients to leave out."""
+        known = self._known
+        asked = [study for study in studies if study not in known]
+        if asked and self._patients is None:
+            asked += self._query_studies
+        if asked and self._kept is not None:
+            self._kept.level()
+            missing, get = [], self._kept.get
+            for study in asked:
+                kept = get(study)
+                if kept is not None and kept[IS_PLAIN]:
+                    known[study] = kept[PATIENT_KEY], kept
+                else:
+                    missing.append(study)
+            asked = missing
+        if asked:
+            with_report, with_findings = self._query.with_report, self._query.with_findings
+            found = self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings)
+            known.update((study, (record.patient_key, record)) for study, record in found.items())
+        if self._patients is None:
+            own = (known[study][0] for study in self._query_studies if study in known)
+            self._patients = frozenset(key for key in own if key)
+        return self._patients
 
 
 __all__ = ["Candidate", "Ranked", "Ranking"]

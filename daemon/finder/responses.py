@@ -61,16 +61,34 @@ def plain_response(
     answer: dict[int, Element] = {}
     for tag, asked in request.keys.items():
         known = attributes.get(name_of(tag))
-        answer[tag] = narrowed(known, asked) if known else {"vr": _answer_vr(tag, asked)}
-    answer[QUERY_RETRIEVE_LEVEL] = {"vr": "CS", "Value": [request.level]}
-    answer[RETRIEVE_AE_TITLE] = {"vr": "AE", "Value": [provenance.retrieve_ae_title]}
-    if INSTANCE_AVAILABILITY in request.keys:
-        answer[INSTANCE_AVAILABILITY] = _element("CS", [provenance.availability] if provenance.availability else [])
+        answer[tag] = narrowed(known, asked) if known else {"vr": answer_vr(tag, asked)}
+    answer.update(fixed(request.keys, request.level, provenance))
     if request.block is not None and request.private_keys:
-        answer[private.GROUP << 16 | request.block] = {"vr": "LO", "Value": [private.CREATOR]}
+        tag, element = creator(request.block)
+        answer[tag] = element
         for offset, asked in request.private_keys.items():
-            answer[_private(request.block, offset)] = _echo(offset, asked)
+            answer[private_tag(request.block, offset)] = echo(offset, asked)
     return answer
+
+
+#: Elements that have one value in all answers.
+FIXED = frozenset({QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY})
+
+
+def fixed(keys: Collection[int], level: str, provenance: Provenance) -> dict[int, Element]:
+    """Return the elements of FIXED that an answer has."""
+    found: dict[int, Element] = {
+        QUERY_RETRIEVE_LEVEL: {"vr": "CS", "Value": [level]},
+        RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [provenance.retrieve_ae_title]},
+    }
+    if INSTANCE_AVAILABILITY in keys:
+        found[INSTANCE_AVAILABILITY] = _element("CS", [provenance.availability] if provenance.availability else [])
+    return found
+
+
+def creator(block: int) -> tuple[int, Element]:
+    """Return the private creator of a block and its tag."""
+    return private.GROUP << 16 | block, {"vr": "LO", "Value": [private.CREATOR]}
 
 
 def similarity_response(
@@ -87,7 +105,7 @@ def similarity_response(
     if request.block is None:
         return answer
     for offset in request.private_keys:
-        keyword, tag = private.BY_OFFSET[offset].keyword, _private(request.block, offset)
+        keyword, tag = private.BY_OFFSET[offset].keyword, private_tag(request.block, offset)
         if keyword in OF_THE_MATCH:
             answer[tag] = match_element(tag, attributes, match)
         elif keyword in OF_THE_ANSWER:
@@ -126,7 +144,8 @@ def answer_element(keyword: str, answered: Answer) -> Element:
     return _element(private.BY_KEYWORD[keyword].vr, OF_THE_ANSWER[keyword](answered))
 
 
-def _private(block: int, offset: int) -> int:
+def private_tag(block: int, offset: int) -> int:
+    """Return the tag of a private element in a block."""
     return private.GROUP << 16 | block << 8 | offset
 
 
@@ -134,12 +153,14 @@ def _element(vr: str, values: Sequence[Any]) -> Element:
     return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
 
 
-def _echo(offset: int, asked: Element) -> Element:
+def echo(offset: int, asked: Element) -> Element:
+    """Return what an answer repeats of a private key: what was asked with it."""
     row = private.BY_OFFSET[offset]
     return _element(row.vr, values_of(asked) if row.key and asked["vr"] == row.vr else [])
 
 
-def _answer_vr(tag: int, asked: Element) -> str:
+def answer_vr(tag: int, asked: Element) -> str:
+    """Return the VR of an element without a value."""
     vr = vr_of(tag)
     return str(asked["vr"]) if vr == "UN" else vr
 

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (
 
 from daemon.config import Config
 from daemon.finder import identifiers, relay, responses
-from daemon.finder.answers import AnswerWriter
+from daemon.finder.answers import AnswerWriter, may_be_kept
 from daemon.finder.errors import FinderError, TooManyMatches
 from daemon.finder.exchange import Exchange, QueryingAssociation
 from daemon.finder.similarity import Similarity
@@ -143,11 +143,15 @@ class Service:
 
     def _answers(self, request: identifiers.FindRequest, syntax: Syntax) -> Iterator[bytes]:
         if request.similarity is not None:
-            answer = self.finder.similarity.answer(request.similarity)
+            similarity = self.finder.similarity
+            kept_will_do = may_be_kept(request, syntax) and similarity.indexes.generation.model_id.isascii()
+            answer = similarity.answer(request.similarity, kept_will_do=kept_will_do)
             writer = AnswerWriter(request, self._provenance(), syntax, answer)
+            if kept_will_do:
+                return map(writer.similar, answer.matches)
             series = self._series(request, [match.study_instance_uid for match in answer.matches])
             return (
-                writer.similar(series(match.study_instance_uid, match.study.attributes), match)
+                writer.similar(match, series(match.study_instance_uid, match.study.attributes))
                 for match in answer.matches
             )
         limit = self.config.similar.maximum_exact_results

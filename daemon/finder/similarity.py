@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import Example, SimilarityQuery, example_of, legs_of, pooled
+from daemon.finder.kept import Kept, KeptStudies
 from daemon.finder.ranking import Ranking
 from encoders.base import Basis, Encoder, Float32
 from storage.base import Catalogue, Int64, Kind, StudyRecord
@@ -24,8 +25,7 @@ class Scorer(Protocol):
     def __call__(self, cosines: Float32, query: Basis, entry: Basis) -> Float32: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """One study of an answer; `basis` is what it was compared by, `sop_instance_uid` its best object ("": all)."""
 
     rank: int
@@ -34,7 +34,13 @@ class Match:
     cosine: float
     basis: Basis
     sop_instance_uid: str
-    study: StudyRecord
+    known: StudyRecord | Kept
+
+    @property
+    def study(self) -> StudyRecord:
+        """The study's record; there is none where `Similarity.answer` was told that kept ones will do."""
+        assert isinstance(self.known, StudyRecord)
+        return self.known
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Similarity:
         Returns True while the indexes lack what the Catalogue has held for longer than a moment.
     waiting : callable
         Returns True for a SOP Instance UID that was received and is not in the Catalogue yet.
+    kept : KeptStudies, optional
+        Studies whose records need not be asked for.
     """
 
     def __init__(
@@ -72,14 +80,20 @@ class Similarity:
         waiting: Callable[[str], bool] = lambda sop_instance_uid: False,
         default_results: int = 20,
         maximum_results: int = 200,
+        kept: KeptStudies | None = None,
     ) -> None:
         self.catalogue, self.indexes, self.encoder, self.score = catalogue, indexes, encoder, score
         self.partial, self.waiting = partial, waiting
-        self.default_results, self.maximum_results = default_results, maximum_results
+        self.default_results, self.maximum_results, self.kept = default_results, maximum_results, kept
         self._unreported: tuple[int, dict[Kind, Int64]] = (-1, {})
 
-    def answer(self, query: SimilarityQuery) -> Answer:
+    def answer(self, query: SimilarityQuery, *, kept_will_do: bool = False) -> Answer:
         """Return the most similar studies.
+
+        Parameters
+        ----------
+        kept_will_do : bool
+            A match may hold what is kept of its study instead of its record.
 
         Raises
         ------
@@ -91,7 +105,7 @@ class Similarity:
             Text or vectors were given and the model of this generation is not loaded.
         """
         generation = self.indexes.generation
-        examples = [self._example(uid) for uid in query.uids]
+        examples = [self._example(uid, query.basis) for uid in query.uids]
         if query.vectors:
             self._model_of_this_generation()        # vectors of two models are never compared
             examples.append(Example("", query.vectors))
@@ -103,24 +117,24 @@ class Similarity:
         asked = query.max_results or self.default_results
         limit = min(asked, self.maximum_results)
         own = [example.study_instance_uid for example in examples if example.study_instance_uid]
-        ranked = Ranking(self, query, own).best(legs, limit + (asked > limit))  # one more tells that the list was cut
-        matches = tuple(
-            Match(
-                rank, hit.candidate.study_instance_uid, min(1.0, max(0.0, hit.score)), -hit.candidate.negative_cosine,
-                hit.leg.entry_basis, hit.candidate.sop_instance_uid, hit.record,
-            )
-            for rank, hit in enumerate(ranked[:limit], 1)
-        )
+        kept = self.kept if kept_will_do else None
+        ranked = Ranking(self, query, own, kept).best(legs, limit + (asked > limit))  # one more: the list was cut
+        matches = tuple([
+            Match(rank, study, min(1.0, max(0.0, score)), -negative_cosine, leg.entry_basis, sop, known)
+            for rank, (score, leg, (negative_cosine, study, sop), known) in enumerate(ranked[:limit], 1)
+        ])  # fmt: skip
         flags = [TRUNCATED] if len(ranked) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []
         return Answer(matches, tuple(flags), generation.model_id)
 
-    def _example(self, uid: str) -> Example:
+    def _example(self, uid: str, basis: Basis | None) -> Example:
+        """Return an example, with the vectors of one basis only where no other is compared."""
         try:
-            held = {kind: self.indexes.labels_of_studies(kind, (uid,)) for kind in Kind}
-            if any(map(len, held.values())):        # a study in the index: the Catalogue need not be asked
-                vectors = self.indexes.vectors
-                return Example(uid, {Basis(k.value): vectors(k, own.tolist()) for k, own in held.items() if len(own)})
+            held = self.indexes.labels_of_study(uid)
+            if held:                                # a study in the index: the Catalogue need not be asked
+                wanted = [kind for kind in held if kind.value == basis and basis is not Basis.JOINT]
+                kinds = wanted or list(held)
+                return Example(uid, {Basis(kind.value): self.indexes.vectors(kind, held[kind]) for kind in kinds})
         except BadLabel:                            # removed just now
             pass
         try:

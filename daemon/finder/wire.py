@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple, Union
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier
@@ -46,6 +45,7 @@ _FIRST_TAG, _ITEM_TAG = 0x00030000, 0xFFFE0000
 _DELIMITERS = {"PN": frozenset(b"\\^="), "other": frozenset(b"\\\r\n\t\f")}
 
 Element = Mapping[str, Any]                         # {"vr": ..., "Value": [...]}
+_Item = Union["_Raw", RawDataElement, DataElement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +88,74 @@ def read(data: bytes, syntax: Syntax) -> dict[str, Element]:
     BadIdentifier
         If the bytes are no data set, or a value cannot be read.
     """
+    return {name_of(tag): element for part in read_parts(data, syntax) for tag, element in part.items()}
+
+
+def read_parts(data: bytes, syntax: Syntax) -> tuple[Keys, dict[int, Element]]:
+    """Return what `read` does, by tag: what is not of our group, and what is.
+
+    The former is the same object for queries with the same standard keys: viewers repeat these with each example.
+    """
     try:
         flat = _flat(data, syntax)
-        if flat is not None:
-            return dict(_elements(flat, _encodings(flat), syntax))
-        dataset = read_dataset(BytesIO(data), syntax.implicit_vr, syntax.little_endian)
-        return dict(_elements(_raw_items(dataset), encodings_of(dataset), syntax))
+        if flat is None:
+            dataset = read_dataset(BytesIO(data), syntax.implicit_vr, syntax.little_endian)
+            found = dict(_elements(_raw_items(dataset), encodings_of(dataset), syntax))
+            own = {tag: element for tag, element in found.items() if tag >> 16 == private.GROUP}
+            return Keys((tag, element) for tag, element in found.items() if tag not in own), own
+        encodings = _encodings(flat)
+        ours = {tag: item for tag, item in flat.items() if tag >> 16 == private.GROUP}
+        others = tuple([(tag, *item) for tag, item in flat.items() if tag not in ours])
+        read_others = _read_again if len(data) <= _REPEATED_BYTES else _read_standard
+        return read_others(others, encodings, syntax), dict(_elements(ours, encodings, syntax))
     except (EOFError, OSError, struct.error, ValueError, KeyError, NotImplementedError) as error:
         raise BadIdentifier("the identifier cannot be parsed", ()) from error
 
 
-def _flat(data: bytes, syntax: Syntax) -> dict[int, RawDataElement | DataElement] | None:
+class Keys(dict[int, Element]):
+    """Elements by tag that nobody changes; equal only to itself.
+
+    `is_repeated`: this object comes again, so that what follows from it is worth keeping.
+    """
+
+    is_repeated = False
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Raw(NamedTuple):
+    """An element as it was sent; the names are pydicom's."""
+
+    VR: str | None
+    value: bytes
+
+
+@lru_cache(maxsize=64)
+def _read_again(
+    items: tuple[tuple[int, str | None, bytes], ...], encodings: tuple[str, ...], syntax: Syntax
+) -> Keys:
+    keys = _read_standard(items, encodings, syntax)
+    keys.is_repeated = True
+    return keys
+
+
+def _read_standard(
+    items: tuple[tuple[int, str | None, bytes], ...], encodings: tuple[str, ...], syntax: Syntax
+) -> Keys:
+    return Keys(_elements({tag: _Raw(vr, value) for tag, vr, value in items}, encodings, syntax))
+
+
+#: Longer Identifiers hold lists of UIDs, which nobody asks for twice.
+_REPEATED_BYTES = 4096
+
+
+def _flat(data: bytes, syntax: Syntax) -> dict[int, _Raw] | None:
     """Return the raw elements of an ordinary Identifier; None for what pydicom shall read: sequences, oddities."""
     if not syntax.little_endian:
         return None
-    found: dict[int, RawDataElement | DataElement] = {}
+    found: dict[int, _Raw] = {}
     position, previous, end = 0, _FIRST_TAG, len(data)
     while position + 8 <= end:
         group, number, length = _IMPLICIT.unpack_from(data, position)
@@ -119,7 +172,7 @@ def _flat(data: bytes, syntax: Syntax) -> dict[int, RawDataElement | DataElement
                 return None
         if not previous < tag < _ITEM_TAG or length > end - position or "SQ" in (vr, "" if group % 2 else vr_of(tag)):
             return None
-        found[tag] = RawDataElement(BaseTag(tag), vr, length, data[position : position + length], 0, vr is None, True)
+        found[tag] = _Raw(vr, data[position : position + length])
         position, previous = position + length, tag
     return found if position == end else None
 
@@ -130,9 +183,9 @@ def _encodings_named(value: bytes) -> tuple[str, ...]:
     return tuple(encodings_of(read_dataset(BytesIO(element), True, True)))
 
 
-def _encodings(items: Mapping[int, RawDataElement | DataElement]) -> Sequence[str]:
+def _encodings(items: Mapping[int, _Raw]) -> tuple[str, ...]:
     named = items.get(SPECIFIC_CHARACTER_SET)
-    return () if named is None else _encodings_named(bytes(named.value or b""))
+    return () if named is None else _encodings_named(named.value)
 
 
 def _raw_items(dataset: Dataset) -> dict[int, RawDataElement | DataElement]:
@@ -141,8 +194,8 @@ def _raw_items(dataset: Dataset) -> dict[int, RawDataElement | DataElement]:
 
 
 def _elements(
-    items: Mapping[int, RawDataElement | DataElement], encodings: Sequence[str], syntax: Syntax
-) -> Iterator[tuple[str, Element]]:
+    items: Mapping[int, _Item], encodings: Sequence[str], syntax: Syntax
+) -> Iterator[tuple[int, Element]]:
     blocks: dict[int, str] = {}
     for tag, item in items.items():
         group, number = tag >> 16, tag & 0xFFFF
@@ -150,24 +203,24 @@ def _elements(
             continue                                # group length, retired
         if group % 2 and 0x10 <= number <= 0xFF:
             blocks[group << 8 | number] = _creator(item)
-            yield name_of(tag), {"vr": "LO", "Value": [_creator(item)]}
+            yield tag, {"vr": "LO", "Value": [_creator(item)]}
         else:
-            yield name_of(tag), _element(tag, item, encodings, syntax, blocks)
+            yield tag, _element(tag, item, encodings, syntax, blocks)
 
 
-def _creator(item: RawDataElement | DataElement) -> str:
+def _creator(item: _Item) -> str:
     value = item.value
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
     return text.strip(" \0")
 
 
 def _element(
-    tag: int, item: RawDataElement | DataElement, encodings: Sequence[str], syntax: Syntax, blocks: Mapping[int, str]
+    tag: int, item: _Item, encodings: Sequence[str], syntax: Syntax, blocks: Mapping[int, str]
 ) -> Element:
     vr = _vr(tag, item.VR, blocks)
     if vr == "SQ":
-        inner = [dict(_elements(_raw_items(part), encodings_of(part), syntax)) for part in _items(item, syntax)]
-        return {"vr": "SQ", "Value": inner}
+        inner = [_elements(_raw_items(part), encodings_of(part), syntax) for part in _items(item, syntax)]
+        return {"vr": "SQ", "Value": [{name_of(tag): part for tag, part in elements} for elements in inner]}
     raw = item.value
     if raw is None or not isinstance(raw, bytes):
         raw = b"" if raw is None else str(raw).encode()
@@ -185,7 +238,7 @@ def _vr(tag: int, sent: str | None, blocks: Mapping[int, str]) -> str:
     return vr_of(tag)
 
 
-def _items(item: RawDataElement | DataElement, syntax: Syntax) -> Sequence[Dataset]:
+def _items(item: _Item, syntax: Syntax) -> Sequence[Dataset]:
     if isinstance(item, RawDataElement):
         holder = Dataset()
         holder[item.tag] = item._replace(VR="SQ")

@@ -54,7 +54,7 @@ def test_the_short_way_to_a_match_gives_the_bytes_of_the_long_one(attributes, sy
     match = Match(3, "1.2", 0.25, 0.5, Basis.JOINT, "", record)
     answered = Answer((match,), ("TRUNCATED", "INDEX PARTIAL"), "model 0123")
     expected = write(similarity_response(request, attributes, answered, match, HERE), syntax)
-    assert AnswerWriter(request, HERE, syntax, answered).similar(attributes, match) == expected
+    assert AnswerWriter(request, HERE, syntax, answered).similar(match, attributes) == expected
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
