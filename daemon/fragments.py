@@ -14,11 +14,18 @@ _LARGEST = 128 * 1024
 
 
 def fragments(data: bytes, context_id: int, is_command: bool, maximum_length: int) -> Iterator[bytes]:
-    """Yield the PDUs of a command or data set, each with one fragment.
+    """Return the PDUs of a command or data set, each with one fragment.
 
     `maximum_length` is what the peer announced; 0: no limit.
     """
     room = max(2, (maximum_length or _LARGEST) - 6)
+    if 0 < len(data) <= room:
+        control, size = (_COMMAND if is_command else 0) | _LAST, len(data)
+        return iter((_HEADER.pack(_P_DATA_TF, 0, size + 6, size + 2, context_id, control) + data,))
+    return _cut(data, context_id, is_command, room)
+
+
+def _cut(data: bytes, context_id: int, is_command: bool, room: int) -> Iterator[bytes]:
     for start in range(0, len(data), room):
         part = data[start : start + room]
         control = (_COMMAND if is_command else 0) | (_LAST if start + room >= len(data) else 0)

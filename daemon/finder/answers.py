@@ -157,8 +157,8 @@ class AnswerWriter:
         request, answered = self._request, self._answered
         if request.block is None or not request.private_keys:
             return []
-        creator = responses.creator(request.block)
-        parts: list[tuple[int, _Part]] = [(creator[0], write_element(*creator, self._syntax))]
+        tag, element = responses.creator(request.block)
+        parts: list[tuple[int, _Part]] = [(tag, self._checked(tag, element))]
         for offset in sorted(request.private_keys):
             tag, keyword = responses.private_tag(request.block, offset), private.BY_OFFSET[offset].keyword
             if answered is not None and keyword in responses.OF_THE_MATCH:
@@ -171,13 +171,24 @@ class AnswerWriter:
 
     def _checked(self, tag: int, element: Element) -> bytes | _Make:
         """Return an element that is the same in all answers, unless it calls for a character set."""
-        if not needs_utf_8([element]):
-            return write_element(tag, element, self._syntax)
+        values = tuple(element.get("Value", ()))
+        written = _written_again if len(str(values)) <= _REPEATED else _written
+        return written(tag, element["vr"], values, self._syntax) or _not_ascii
 
-        def part(_attributes: Attributes, _match: Match | None) -> bytes:
-            raise _NotAscii
 
-        return part
+def _written(tag: int, vr: str, values: tuple[Any, ...], syntax: Syntax) -> bytes:
+    """Return an element of plain values; nothing where one of them is not ASCII."""
+    element = {"vr": vr, "Value": values}
+    return b"" if needs_utf_8((element,)) else write_element(tag, element, syntax)
+
+
+_written_again = lru_cache(maxsize=256)(_written)
+#: Longer values are hardly asked again: texts, lists of examples.
+_REPEATED = 100
+
+
+def _not_ascii(_attributes: Attributes, _match: Match | None) -> bytes:
+    raise _NotAscii
 
 
 @lru_cache(maxsize=256)

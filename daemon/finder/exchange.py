@@ -27,7 +27,7 @@ _COMMAND, _LAST = 1, 2
 #: A command set is some hundred bytes; an Identifier with a list of 10,000 UIDs has 640 KB.
 _MAXIMUM_COMMAND_BYTES = 64 * 1024
 _MAXIMUM_IDENTIFIER_BYTES = 16 * 1024 * 1024
-#: Pending responses are kept back up to this much: a write costs as much as encoding several of them.
+#: Pending responses are kept back up to about this much: a write costs as much as encoding several of them.
 _WRITE_BYTES = 64 * 1024
 
 
@@ -134,10 +134,10 @@ class Exchange:
         held: list[bytes] = []
         sent = held_count = held_bytes = 0
         for identifier in identifiers:
-            pdus = list(fragments(identifier, self.context_id, False, limit))
-            held += (command, *pdus)
+            held.append(command)
+            held.extend(fragments(identifier, self.context_id, False, limit))
             held_count += 1
-            held_bytes += len(command) + sum(map(len, pdus))
+            held_bytes += len(command) + len(identifier)
             if held_bytes >= _WRITE_BYTES:
                 if self.is_over or self.is_cancelled:
                     break

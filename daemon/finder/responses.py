@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.datadict import tag_for_keyword
 
@@ -46,8 +45,7 @@ def with_series(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Where found studies can be had from: RetrieveAETitle, and InstanceAvailability if known."""
 
     retrieve_ae_title: str

@@ -9,7 +9,6 @@ import base64
 import binascii
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple, Union
@@ -48,8 +47,7 @@ Element = Mapping[str, Any]                         # {"vr": ..., "Value": [...]
 _Item = Union["_Raw", RawDataElement, DataElement]
 
 
-@dataclass(frozen=True, slots=True)
-class Syntax:
+class Syntax(NamedTuple):
     """How a data set is encoded (the three uncompressed transfer syntaxes)."""
 
     implicit_vr: bool = True

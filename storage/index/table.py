@@ -277,18 +277,17 @@ class LabelTable:
             kth = np.partition(similarities, len(nodes) - k)[len(nodes) - k]
             near = similarities >= kth
             nodes, similarities = nodes[near], similarities[near]
-        rows, scores = [], []
-        row = self._last_row[nodes]
-        while len(row):                                             # once, but for vectors that have several labels
-            rows.append(row)
-            scores.append(similarities)
-            row = self._row_before[row]
-            row, similarities = row[row >= 0], similarities[row >= 0]
-        if not rows:
-            return []
-        row, score = np.concatenate(rows), np.concatenate(scores)
-        live = self._row_live[row]
-        labels, score = self._labels[row[live]], score[live]
+        row, score = self._last_row[nodes], similarities
+        if self.rows != self.nodes:                                 # vectors that have several labels
+            rows, scores = [row], [score]
+            while len(row := self._row_before[rows[-1]]):
+                rows.append(row[row >= 0])
+                scores.append(scores[-1][row >= 0])
+            row, score = np.concatenate(rows), np.concatenate(scores)
+        if self.live_rows != self.rows:
+            live = self._row_live[row]
+            row, score = row[live], score[live]
+        labels = self._labels[row]
         if allowed is not None:
             places = np.minimum(np.searchsorted(allowed, labels), len(allowed) - 1)
             passes = allowed[places] == labels
