@@ -24,21 +24,30 @@ from daemon.store_client import Peer, StoreClient
 CR = "1.2.840.10008.5.1.4.1.1.1"
 _ROOT = "1.2.826.0.1.3680043.10.1.98"
 
-#: MaxResults -> that many Identifiers, sent by our AE without having been looked for.
+#: MaxResults -> that many Identifiers, sent by our AE without having been looked for; with a graph's file and its
+#: dimension: after a search in it, for which nothing else is done.
 _BARE = """
 import pickle, signal, sys, threading
-import structlog, logging
+import hnswlib, numpy, random, structlog, logging
 from daemon.config import Config
 from daemon.finder import similar_ae
 from daemon.status import PENDING, SUCCESS, Outcome
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+config = Config(similar={"port": int(sys.argv[2])})
 answers = pickle.load(open(sys.argv[1], "rb"))
+search = lambda wanted: None
+if len(sys.argv) > 3:
+    graph = hnswlib.Index(space="ip", dim=int(sys.argv[4]))
+    graph.load_index(sys.argv[3])
+    graph.set_ef(config.index.ef_search)
+    vectors = numpy.asarray(graph.get_items(range(0, graph.get_current_count(), 8)), dtype=numpy.float32)
+    search = lambda wanted: graph.knn_query(random.choice(vectors), k=wanted, num_threads=1)
 class Bare(similar_ae.Service):
     def _find(self, exchange):
         wanted = int.from_bytes(exchange.request.Identifier.getvalue()[-2:], "little")
+        search(wanted)
         exchange.send_found(PENDING, answers[wanted], Outcome(SUCCESS))
 similar_ae.Service = Bare
-config = Config(similar={"port": int(sys.argv[2])})
 server = similar_ae.start(config, None)
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -84,17 +93,24 @@ def finder(data: Path, timeout_s: float) -> Iterator[tuple[int, int]]:
             assert process.poll() is None, (data / "finder.log").read_text()[-2000:]
             assert time.monotonic() < until, "the finder did not become ready"
             time.sleep(0.1)
+        kept = -1
+        while kept < (kept := read_heartbeat(beat).get("studies_kept", 0)):  # a service is long past its first seconds
+            assert time.monotonic() < until, "the finder did not take its studies in"
+            time.sleep(2.5)
         yield port, process.pid
 
 
 @contextlib.contextmanager
-def premade(kind: str, answers: dict[int, list[bytes]], folder: Path) -> Iterator[int]:
-    """Run our AE ("bare") or pynetdicom's ("shipped") with answers made beforehand; give its port."""
+def premade(kind: str, answers: dict[int, list[bytes]], folder: Path, *graph: str) -> Iterator[int]:
+    """Run our AE ("bare") or pynetdicom's ("shipped") with answers made beforehand; give its port.
+
+    `graph`: file and dimension of an hnswlib index that ours searches before each answer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port, file = free_port(), folder / f"{kind}.pickle"
     file.write_bytes(pickle.dumps(answers))
     script = {"bare": _BARE, "shipped": _SHIPPED}[kind]
-    with _process([sys.executable, "-c", script, str(file), str(port)], folder / f"{kind}.log"):
+    with _process([sys.executable, "-c", script, str(file), str(port), *graph], folder / f"{kind}.log"):
         await_listeners(port)
         yield port
 
