@@ -59,6 +59,7 @@ class Keeper:
         self._kept: KeptStudies | None = None
         self._level_at = time.monotonic()
         self._swapping = False
+        self._followed = -1
         self.last_recall: float | None = None
 
     # ------------------------------------------------------------------------------------ for the AE
@@ -101,7 +102,8 @@ class Keeper:
 
     def follow(self) -> None:
         """Apply what changed in the Catalogue; when another generation has become active, answer from that one."""
-        if self.catalogue.sequence() != self.similarity.indexes.sequence:
+        sequence = self.catalogue.sequence()        # indexes may get farther, past an activation not looked at yet
+        if sequence != self._followed:
             active = self.catalogue.active_generation()
             if active is not None and active.generation_id != self.similarity.indexes.generation.generation_id:
                 self._swapping = True
@@ -111,6 +113,7 @@ class Keeper:
                     self._swapping = False
                 log.info("generation.switched", generation=active.generation_id, **self._counts())
             self.similarity.indexes.follow()
+            self._followed = sequence
         self._level_at = time.monotonic()
 
     def run(self, stop: threading.Event, tell: Callable[[], None]) -> None:
