@@ -22,7 +22,7 @@ from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import Trained, load_run
 from encoders.training.calibration import platt, score_knots
-from encoders.training.experiment import checked_toml
+from encoders.training.experiment import ExperimentError, checked_toml
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
@@ -202,8 +202,16 @@ def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Pat
     ----------
     manifest : Path or None
         The data, if it no longer lies where the run found it.
+
+    Raises
+    ------
+    ExperimentError
+        If the options do not fit the run.
     """
     trained = load_run(run_folder)
+    shares, towers = options.projection.shares, trained.experiment.image.tower.count("+") + 1
+    if len(shares) not in (0, towers):
+        raise ExperimentError(f"projection.shares has {len(shares)} numbers and the run has {towers} towers; one each")
     model, constants, experiment = trained.model, trained.constants, trained.experiment
     if manifest is not None:
         data = experiment.data.model_copy(update={"manifest": manifest})

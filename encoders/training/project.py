@@ -42,6 +42,8 @@ class ProjectionOptions:
         Power of the pooled features that makes the descriptor.
     emphasis : float
         Each channel is multiplied by (how strongly it tells findings apart) ** emphasis.
+    shares : tuple of float
+        Of towers side by side: each one's channels are multiplied by its share; empty: all alike.
     canonical_shift : float
         As `shift`, for the canonical block.
     image_weights, text_weights : three floats
@@ -59,6 +61,7 @@ class ProjectionOptions:
     shift: float = 1.25
     root: float = 0.35
     emphasis: float = 1.5
+    shares: tuple[float, ...] = ()
     canonical_shift: float = 0.0
     image_weights: tuple[float, float, float] = (1.0, 0.05, 0.1)
     text_weights: tuple[float, float, float] = (0.0, 0.6, 0.8)
@@ -151,6 +154,8 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
         raise ValueError(f"{options.paired}: no normal or no abnormal studies with image and report to fit on")
     looks, places = descriptor(outputs.features, options.root), unit_rows(outputs.embeddings)
     telling = discrimination(arrays, looks, frontal)[:, None] ** options.emphasis
+    if options.shares:
+        telling *= np.repeat(options.shares, telling.size // len(options.shares))[:, None]
     words = text_slots(outputs.text_features, outputs.text_embeddings).astype(np.float64)
     width, channels = outputs.text_features.shape[1], looks.shape[1]
     health, disease = looks[home & normal].mean(0), looks[home & abnormal].mean(0)

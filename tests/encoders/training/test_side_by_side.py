@@ -12,6 +12,7 @@ from encoders.towers.model import DIRECT_SHARE
 from encoders.training.arrays import build_arrays
 from encoders.training.augment import plain, standardised
 from encoders.training.build import load_run
+from encoders.training.experiment import ExperimentError
 from encoders.training.export import ExportOptions, export
 from encoders.training.project import ProjectionOptions
 from encoders.training.stack import StackError, stack_runs
@@ -91,6 +92,23 @@ def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, 
         two, one = load_run(tmp_path / "both").model, load_run(tmp_path / "run-3").model
         alone = torch.cat([two.image_features(image), one.image_features(image)], 1)
         torch.testing.assert_close(three.model.image_features(image), alone, atol=1e-2, rtol=1e-2)  # half precision
+
+
+def test_a_tower_without_a_share_leaves_no_mark_in_the_descriptor(tmp_path, trained):
+    both = stack_runs([trained(1), trained(2)], tmp_path / "both")
+    moved = {}
+    for share in (1.0, 0.0):
+        projection = ProjectionOptions(
+            descriptor_dim=12, embedding_dim=4, canonical_dim=4, shares=(1.0, share), image_weights=(1.0, 0.0, 0.0)
+        )
+        options = ExportOptions(projection=projection, negatives=12)
+        encoder = CommonSubspaceEncoder.load(export(both, tmp_path / f"share-{share}", options), "cpu", 1)
+        rows = encoder._projection.matrix["image"]
+        moved[share] = [np.abs(part).sum() for part in (rows[:1280], rows[1280:2560])]
+    assert min(moved[1.0]) > 0
+    assert moved[0.0][0] > 0 == moved[0.0][1]
+    with pytest.raises(ExperimentError, match=r"3 numbers and the run has 2 towers"):
+        export(both, tmp_path / "none", ExportOptions(projection=ProjectionOptions(shares=(1.0, 1.0, 1.0))))
 
 
 def test_a_checkpoint_in_eight_bits_gives_the_vectors_of_one_in_sixteen(tmp_path, trained):
