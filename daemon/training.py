@@ -267,7 +267,7 @@ def stack(runs: Sequence[str], out: Path, quiet: bool) -> None:
     folders = [Path(run) if (Path(run) / CARD_FILE).exists() else find_run(run, Path()) for run in runs]
     with _bars(quiet) as move:
         made = stack_runs(folders, out, progress=lambda what, done, of: move(what, done, of, ""))
-    click.echo(f"{len(folders)} image towers side by side: {made}")
+    click.echo(f"{len(folders)} models side by side: {made}")
 
 
 def export(
