@@ -16,7 +16,8 @@ class SideBySide(ImageTower):
     """Members whose channels lie behind one another.
 
     Towers that were trained apart err apart: features of both tell more than those of either (Lakshminarayanan et al.,
-    NeurIPS 2017). Each member sees the image at the size that it was trained at.
+    NeurIPS 2017). Each member sees the image at the size that it was trained at; made smaller by cubic convolution, for
+    the image was smoothed when it came to the largest size, and linear interpolation would smooth it once more.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class SideBySide(ImageTower):
         for member, size in zip(self.members, self.sizes, strict=True):
             own = images
             if size and size != images.shape[-1]:
-                own = functional.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+                own = functional.interpolate(images, (size, size), mode="bicubic", align_corners=False)
             maps.append(member(own))
         return maps
 

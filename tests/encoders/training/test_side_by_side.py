@@ -23,7 +23,7 @@ def test_each_member_sees_the_image_at_its_own_size_and_its_channels_lie_behind_
     torch.manual_seed(0)
     tower = build_image_tower("efficientnet-lite0@64+efficientnet-lite0@96", pretrained=False).eval()
     images = torch.randn(2, 1, 96, 96)
-    smaller = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", align_corners=False)
+    smaller = torch.nn.functional.interpolate(images, (64, 64), mode="bicubic", align_corners=False)
     with torch.inference_mode():
         pooled = tower.pooled(images)
         alone = [tower.members[0].pooled(smaller), tower.members[1].pooled(images)]
