@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -289,9 +290,14 @@ def export(
     unset = projection.paired == ProjectionOptions().paired
     if unset and not any(dataset.startswith(projection.paired) for dataset in with_reports):
         projection = replace(projection, paired=with_reports[0])
-    card = {"command": " ".join(sys.argv[1:]), **options.card}
+    card = {"command": _portable(sys.argv[1:]), **options.card}
     options = replace(options, name=name or options.name, projection=projection, card=card)
     click.echo(f"checkpoint: {make_checkpoint(folder, out, options, manifest)}")
+
+
+def _portable(arguments: Sequence[str]) -> str:
+    """Return a command line without the folders of this machine: of an absolute path only its last part."""
+    return shlex.join(Path(each).name if Path(each).is_absolute() else each for each in arguments)
 
 
 def _datasets_of(path: Path) -> set[str]:

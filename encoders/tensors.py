@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 Precision = Literal["float16", "int8"]
@@ -43,7 +43,7 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, precision: Precisio
             kept[name], kept[name + SCALES] = _rounded(value)
         else:
             kept[name] = value.half()
-    save_file({name: value.contiguous() for name, value in kept.items()}, file)
+    file.write_bytes(save({name: value.contiguous() for name, value in kept.items()}))  # save_file ignores the umask
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

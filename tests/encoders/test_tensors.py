@@ -1,5 +1,7 @@
 """What a weights file keeps of a model's tensors."""
 
+import os
+
 import pytest
 import torch
 
@@ -41,3 +43,12 @@ def test_eight_bits_halve_the_file(tmp_path, tensors):
     for precision in ("float16", "int8"):
         write_tensors(tensors, tmp_path / precision, precision)
     assert (tmp_path / "int8").stat().st_size < 0.55 * (tmp_path / "float16").stat().st_size
+
+
+def test_a_weights_file_may_be_read_by_whom_the_umask_lets_read(tmp_path, tensors):
+    before = os.umask(0o027)
+    try:
+        write_tensors(tensors, tmp_path / "w", "int8")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w").stat().st_mode & 0o777 == 0o640
