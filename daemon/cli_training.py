@@ -127,8 +127,9 @@ def stack(runs: tuple[str, ...], out: Path, quiet: bool) -> None:
               help="TOML file: per_source, report_weight, ..., [projection], [card] (encoders.training.export).")
 @click.option("--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="The data, if it no longer lies where the run found it.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 def export(
-    run_folder: Path, out: Path, name: str | None, options_file: Path | None, manifest: Path | None
+    run_folder: Path, out: Path, name: str | None, options_file: Path | None, manifest: Path | None, quiet: bool
 ) -> None:
     """Make a checkpoint of a run: projection, calibration, gate, weights and card.
 
@@ -136,7 +137,7 @@ def export(
     """
     from daemon import training
 
-    training.export(run_folder, out, name, options_file, manifest)
+    training.export(run_folder, out, name, options_file, manifest, quiet)
 
 
 @click.command()

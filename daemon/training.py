@@ -240,7 +240,7 @@ def train(
         return
     click.echo(f"best model: {best}; curves: {best.parent / trainer.CURVES_FILE}")
     if with_export:
-        export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, experiment.name)
+        export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, experiment.name, quiet=quiet)
 
 
 def average(runs: Sequence[str], out: Path, size: int | None) -> None:
@@ -272,7 +272,12 @@ def stack(runs: Sequence[str], out: Path, quiet: bool) -> None:
 
 
 def export(
-    run: Path, out: Path, name: str | None = None, options_file: Path | None = None, manifest: Path | None = None
+    run: Path,
+    out: Path,
+    name: str | None = None,
+    options_file: Path | None = None,
+    manifest: Path | None = None,
+    quiet: bool = False,
 ) -> None:
     """Make a checkpoint of a run; text and scores are fitted on its first data set with reports, or as options say."""
     from encoders.training.build import find_run, load_run
@@ -292,7 +297,9 @@ def export(
         projection = replace(projection, paired=with_reports[0])
     card = {"command": _portable(sys.argv[1:]), **options.card}
     options = replace(options, name=name or options.name, projection=projection, card=card)
-    click.echo(f"checkpoint: {make_checkpoint(folder, out, options, manifest)}")
+    with _bars(quiet) as move:
+        made = make_checkpoint(folder, out, options, manifest, lambda what, done, of: move(what, done, of, ""))
+    click.echo(f"checkpoint: {made}")
 
 
 def _portable(arguments: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from encoders.base import (
 )
 from encoders.checkpoint import SHIPPED, model_id, read_card, verify_weights
 from encoders.findings import label_array
-from encoders.preprocess import Preprocessing, squeeze, standardise
+from encoders.preprocess import Preprocessing, sheet, sheet_shape, standardise, tower_sizes
 from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, require
 from encoders.runtimes.choosing import Probe, choose
 from encoders.runtimes.engines import TorchEngine
@@ -49,6 +49,16 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _array(tensor: Tensor) -> Float32:
     return np.asarray(tensor.float().numpy(), dtype=np.float32)
+
+
+def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
+    constants = Preprocessing(**{**card["preprocessing"], "others": tuple(card["preprocessing"].get("others", ()))})
+    if constants.sizes != tower_sizes(card["architecture"]["image"]["tower"], constants.size):
+        raise CheckpointError(
+            f"{card['name']}: its towers saw sizes made of one another, which this cxrfind no longer does; export its "
+            "run again"
+        )
+    return constants
 
 
 def restore_text_tower(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TextTower:
@@ -87,7 +97,7 @@ class CommonSubspaceEncoder:
         self.fingerprint = str(card["weights"]["sha256"])
         self.model_id = model_id(str(card["name"]), self.fingerprint)
         self.dim = int(card["dim"])
-        self.constants = Preprocessing(**card["preprocessing"])
+        self.constants = _preprocessing(card)
         self.image_size = self.constants.size
         self.chest_threshold = float(card["gate"]["threshold"]) if card.get("gate") else 0.0
         self._device = chosen_device(device)
@@ -153,14 +163,14 @@ class CommonSubspaceEncoder:
                 f"{folder}: card and weights do not fit this cxrfind ({error}); export it again"
             ) from error
 
-    def _inputs(self, images: Sequence[Float32]) -> Float32:
-        size = self.constants.size
+    def _inputs(self, images: Sequence[Float32]) -> Float32:  # -> (n, rows, columns): standardised sheets
+        sizes = self.constants.sizes
         if len(images) > 1:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                squared = list(pool.map(lambda image: squeeze(image, size), images))
+                sheets = list(pool.map(lambda image: sheet(image, sizes), images))
         else:
-            squared = [squeeze(image, size) for image in images]
-        return standardise(np.stack(squared), self.constants)
+            sheets = [sheet(image, sizes) for image in images]
+        return standardise(np.stack(sheets), self.constants)
 
     def _open_engine(self) -> Engine:
         with self._opening:
@@ -170,7 +180,7 @@ class CommonSubspaceEncoder:
                 if self._runtime.name == "torch" or self._device.type != "cpu":
                     self._engine = torch_engine
                 else:
-                    file = GraphFile(graph, self.image_size, self.fingerprint, self._runtime.cache)
+                    file = GraphFile(graph, sheet_shape(self.constants.sizes), self.fingerprint, self._runtime.cache)
                     self._engine = choose(self._runtime, torch_engine, file, self._probe(), self._threads)
             return self._engine
 

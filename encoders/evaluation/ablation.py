@@ -161,7 +161,7 @@ def run(
             folders.append(target)
             if held_out is None:
                 held_out = build_arrays(
-                    select(experiment, "val"), (), experiment.image.size, output / "cache", seed=experiment.seed
+                    select(experiment, "val"), (), (experiment.image.size,), output / "cache", seed=experiment.seed
                 )
         if row.shown and held_out is not None:
             systems[row.name] = system_of(row, folders, held_out, output / "cache")

@@ -32,8 +32,8 @@ class Probe:
 
     Attributes
     ----------
-    inputs : ndarray of float32, shape (n, 1, size, size)
-        Standardised images.
+    inputs : ndarray of float32, shape (n, 1, rows, columns)
+        Standardised sheets.
     finish : callable
         From outputs to unit vectors (n, dim) and findings' probabilities (n, 14), as the encoder makes them.
     """

@@ -25,7 +25,7 @@ OUTPUTS = ("features", "embedding", "findings", "view")
 
 
 class ImageGraph(nn.Module):
-    """Standardised images (n, 1, size, size) to pooled features, embeddings, logits of findings and of the view."""
+    """Standardised sheets (n, 1, rows, columns) to pooled features, embeddings, logits of findings and of the view."""
 
     def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class GraphFile:
     precision, which are chosen when it is compiled. Beside it lies its sha256. The folder may be emptied at any time.
     """
 
-    def __init__(self, graph: ImageGraph, size: int, fingerprint: str, folder: Path) -> None:
-        self._graph, self._size = graph, size
-        self.path = folder / f"{fingerprint[:16]}-{size}-torch{torch.__version__}-{GRAPH}.onnx"
+    def __init__(self, graph: ImageGraph, shape: tuple[int, int], fingerprint: str, folder: Path) -> None:
+        self._graph, self._shape = graph, shape
+        self.path = folder / f"{fingerprint[:16]}-{shape[0]}x{shape[1]}-torch{torch.__version__}-{GRAPH}.onnx"
         self._sum = self.path.with_suffix(".sha256")
 
     def ready(self) -> Path:
@@ -82,7 +82,7 @@ class GraphFile:
         self._sum.unlink(missing_ok=True)
         part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
-            export(self._graph, self._size, part)
+            export(self._graph, self._shape, part)
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             checksum = sha256_of(part)
@@ -103,8 +103,8 @@ def _alone(lock: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def export(graph: ImageGraph, size: int, path: Path) -> None:
-    """Write a graph as one ONNX file for any number of images.
+def export(graph: ImageGraph, shape: tuple[int, int], path: Path) -> None:
+    """Write a graph as one ONNX file for any number of sheets of a shape (rows, columns).
 
     Raises
     ------
@@ -116,7 +116,7 @@ def export(graph: ImageGraph, size: int, path: Path) -> None:
             f'a model with attention = "{graph.model.attention}" cuts out regions between two passes, which is no one '
             'graph; set encoder.runtime = "torch"'
         )
-    example = torch.zeros(2, 1, size, size)
+    example = torch.zeros(2, 1, *shape)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")         # torch's own deprecations

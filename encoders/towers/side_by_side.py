@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from encoders.preprocess import places
 from encoders.towers.image import ImageTower
 
 
@@ -16,14 +17,14 @@ class SideBySide(ImageTower):
     """Members whose channels lie behind one another.
 
     Towers that were trained apart err apart: features of both tell more than those of either (Lakshminarayanan et al.,
-    NeurIPS 2017). Each member sees the image at the size that it was trained at; made smaller by cubic convolution, for
-    the image was smoothed when it came to the largest size, and linear interpolation would smooth it once more.
+    NeurIPS 2017). Each member sees its square of the image's sheet (encoders.preprocess): the whole image squeezed to
+    the size that it was trained at. A square made of a larger one instead cost a tower .007 AUC.
 
     Parameters
     ----------
     members : sequence of ImageTower
     sizes : sequence of int
-        Side in pixels of each member's input; 0: as the image comes.
+        Side in pixels of each member's input; 0: the largest there is.
     """
 
     def __init__(self, members: Sequence[ImageTower], sizes: Sequence[int]) -> None:
@@ -42,16 +43,17 @@ class SideBySide(ImageTower):
         for member in self.members:
             member.freeze(stages)
 
-    def _each(self, images: Tensor) -> list[Tensor]:  # (n, 1, s, s) -> of each member (n, c, h, w)
-        maps = []
-        for member, size in zip(self.members, self.sizes, strict=True):
-            own = images
-            if size and size != images.shape[-1]:
-                own = functional.interpolate(images, (size, size), mode="bicubic", align_corners=False)
-            maps.append(member(own))
-        return maps
+    def squares(self, largest: int) -> list[tuple[slice, slice]]:
+        """Return rows and columns of each member's square in a sheet."""
+        sizes = [size or largest for size in self.sizes]
+        where = places(sorted(set(sizes), reverse=True))
+        return [where[size] for size in sizes]
 
-    def pooled(self, images: Tensor) -> Tensor:  # (n, 1, s, s) -> (n, channels)
+    def _each(self, images: Tensor) -> list[Tensor]:  # (n, 1, rows, columns) -> of each member (n, c, h, w)
+        squares = zip(self.members, self.squares(images.shape[2]), strict=True)
+        return [member(images[:, :, rows, columns]) for member, (rows, columns) in squares]
+
+    def pooled(self, images: Tensor) -> Tensor:  # (n, 1, rows, columns) -> (n, channels)
         """Return the means of the feature maps."""
         return torch.cat([maps.float().mean((2, 3)) for maps in self._each(images)], 1)
 

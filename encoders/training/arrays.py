@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.base import FINDING_NAMES, Float32, Radiograph, ReportText
-from encoders.preprocess import UInt8, squeeze, squeeze_to_bytes
+from encoders.preprocess import UInt8, sheet, sheet_of_bytes, sheet_shape
 from encoders.towers.text import report_text
 from encoders.training.experiment import AuxiliaryLabels
 from encoders.training.manifest import ManifestError, Sample
@@ -24,33 +24,36 @@ from encoders.training.manifest import ManifestError, Sample
 Progress = Callable[[str, int, int], None]
 
 
-def load_bytes(path: Path, size: int) -> UInt8:
-    """Return uint8 (size, size) of a JPEG, PNG or DICOM file."""
+def load_bytes(path: Path, sizes: Sequence[int]) -> UInt8:
+    """Return the sheet, uint8 (rows, columns), of a JPEG, PNG or DICOM file."""
     if path.suffix.lower() in (".dcm", ".dicom", ""):
         from encoders.readers import read_instance
 
-        content = read_instance(path, size).content
+        content = read_instance(path, max(sizes)).content
         if not isinstance(content, Radiograph):
             raise ManifestError(f"{path.name}: not a radiograph; leave it out of the manifest")
-        return np.asarray(squeeze(content.pixels, size) * 255 + 0.5, dtype=np.uint8)
+        return np.asarray(sheet(content.pixels, sizes) * 255 + 0.5, dtype=np.uint8)
     try:
         with Image.open(path) as image:
-            image.draft("L", (size, size))
-            return squeeze_to_bytes(image, size)
+            image.draft("L", (max(sizes), max(sizes)))
+            return sheet_of_bytes(image, sizes)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be decoded ({error}); leave it out of the manifest") from error
 
 
-def cached_images(paths: Sequence[Path], size: int, folder: Path, progress: Progress | None = None) -> UInt8:
-    """Return uint8 (n, size, size) of the files as a memory map, decoding them only the first time."""
-    digest = hashlib.sha256(repr((size, [str(path) for path in paths])).encode()).hexdigest()[:16]
+def cached_images(
+    paths: Sequence[Path], sizes: Sequence[int], folder: Path, progress: Progress | None = None
+) -> UInt8:
+    """Return the sheets, uint8 (n, rows, columns), of files as a memory map, decoding them only the first time."""
+    name = "-".join(map(str, sizes))
+    digest = hashlib.sha256(repr((name, [str(path) for path in paths])).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"images-{size}-{digest}.npy"
+    file = folder / f"images-{name}-{digest}.npy"
     if not file.exists():
         part = file.with_suffix(f".{os.getpid()}.part")
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), *sheet_shape(sizes)))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for row, image in enumerate(pool.map(lambda path: load_bytes(path, size), paths)):
+            for row, image in enumerate(pool.map(lambda path: load_bytes(path, sizes), paths)):
                 images[row] = image
                 if progress and row % 100 == 99:
                     progress("decode", row + 1, len(paths))
@@ -91,7 +94,8 @@ class Arrays:
 
     Attributes
     ----------
-    images : ndarray of uint8 (n, c, c); float32 (n, channels) where features of a frozen tower stand in for them
+    images : ndarray of uint8 (n, rows, columns), sheets; float32 (n, channels) where features of a frozen tower stand
+        in for them
     labels : ndarray of float32 (n, 14); NaN unknown
     auxiliary : dict of float32 (n, columns)
     frontal : ndarray of float32 (n,); 1 frontal, 0 lateral, NaN unknown
@@ -120,7 +124,7 @@ def _label_rows(samples: Sequence[Sample]) -> Float32:
 def build_arrays(
     samples: Sequence[Sample],
     vocabularies: Sequence[Vocabulary],
-    size: int,
+    sizes: Sequence[int],
     cache: Path,
     *,
     paired_fraction: float = 1.0,
@@ -130,7 +134,7 @@ def build_arrays(
     """Return the arrays of samples; with `paired_fraction` below 1 the other studies' reports are not used."""
     pictured = [s for s in samples if s.image_path is not None]
     paths = [s.image_path for s in pictured if s.image_path is not None]
-    images = cached_images(paths, size, cache, progress)
+    images = cached_images(paths, sizes, cache, progress)
     with_report = sorted({(s.dataset, s.study_id) for s in samples if s.has_report})
     order = np.random.default_rng(seed).permutation(len(with_report))
     used = {with_report[i] for i in order[: round(paired_fraction * len(with_report))]}

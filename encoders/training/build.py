@@ -59,7 +59,7 @@ class Trained:
     @property
     def constants(self) -> Preprocessing:
         """Return the preprocessing that the model was trained with."""
-        return Preprocessing(size=self.experiment.image.size)
+        return self.experiment.image.preprocessing
 
 
 def fit_text_tower(experiment: Experiment, texts: Sequence[str]) -> TextTower:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from encoders.base import EncodersError
+from encoders.preprocess import Preprocessing, tower_sizes
 
 T = TypeVar("T")
 
@@ -62,6 +63,20 @@ class ImageSection(_Section):
     freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")
     attention: Literal["none", "crop", "both"] = Field("none", description="deep descriptors")
     augment: float = Field(1.0, ge=0, description="strength of rotation, scale, shift and contrast; 0: none")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        sizes = tower_sizes(self.tower, self.size)
+        if sizes[0] != self.size:
+            raise ValueError(f"size is {self.size} and the largest in tower is {sizes[0]}; make them equal")
+        if len(sizes) > 1 and self.attention != "none":
+            raise ValueError('towers of several sizes cannot share what one attends to; set attention = "none"')
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return what turns an image into the towers' input."""
+        return Preprocessing(size=self.size, others=tower_sizes(self.tower, self.size)[1:])
 
 
 class TextSection(_Section):

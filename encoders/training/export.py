@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,22 +13,26 @@ from pydantic import ConfigDict, TypeAdapter
 
 from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
 from encoders.checkpoint import FORMATS, WEIGHTS_FILE, write_card
-from encoders.preprocess import Preprocessing, standardise
+from encoders.preprocess import Preprocessing, sheet, standardise
 from encoders.tensors import Precision, write_tensors
 from encoders.towers.gate import ChestGate
 from encoders.towers.model import MultimodalModel
 from encoders.towers.projection import Projection, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT
-from encoders.training.arrays import Arrays, build_arrays
+from encoders.training.arrays import Arrays, Progress, build_arrays
 from encoders.training.build import Trained, load_run
 from encoders.training.calibration import platt, score_knots
 from encoders.training.experiment import ExperimentError, checked_toml
+from encoders.training.features import with_features
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
 from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts
 from encoders.training.trainer import select
 from encoders.training.validation import finding_logits, frontal_rows, run
+
+#: Training images that details are cut out of, to teach the gate that they are no chests.
+CHESTS = 1000
 
 _ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
@@ -85,7 +89,8 @@ def pooled_features(model: MultimodalModel, images: Float32, constants: Preproce
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), 64):
-            batch = torch.from_numpy(standardise(images[start : start + 64], constants)).unsqueeze(1)
+            sheets = np.stack([sheet(image, constants.sizes) for image in images[start : start + 64]])
+            batch = torch.from_numpy(standardise(sheets, constants)).unsqueeze(1)
             parts.append(model.image_features(batch.to(memory_format=torch.channels_last)).float().numpy())
     return np.concatenate(parts)
 
@@ -193,7 +198,13 @@ def _first_pairs(arrays: Arrays, prefix: str) -> np.ndarray:
     return paired
 
 
-def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Path | None = None) -> Path:
+def export(
+    run_folder: Path,
+    output: Path,
+    options: ExportOptions,
+    manifest: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Write the checkpoint of a run; return its folder.
 
     Projection and gate are fitted on training images, calibrations and threshold on validation images.
@@ -217,17 +228,19 @@ def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Pat
         data = experiment.data.model_copy(update={"manifest": manifest})
         experiment = experiment.model_copy(update={"data": data})
     cache = run_folder.parent / "cache"
-    held_out = build_arrays(select(experiment, "val"), trained.vocabularies, constants.size, cache)
-    arrays = build_arrays(select(experiment, "train"), trained.vocabularies, constants.size, cache)
-    arrays = subset(arrays, balanced_rows(arrays, options.per_source, options.seed))
+    held_out, whole = (
+        build_arrays(select(experiment, split), trained.vocabularies, constants.sizes, cache)
+        for split in ("val", "train")
+    )
+    chests = np.array(whole.images[:: max(1, len(whole.images) // CHESTS), : constants.size, : constants.size])
+    held_out, whole = (with_features(model, arrays, constants, cache, progress) for arrays in (held_out, whole))
+    arrays = subset(whole, balanced_rows(whole, options.per_source, options.seed))
     known, seen = run(model, arrays, constants), run(model, held_out, constants)
     projection = fit_projection(arrays, known, options.projection)
     slope, offset = platt(finding_logits(seen), held_out.labels)
     gate = fit_gate(
         known.features,
-        pooled_features(
-            model, draw_negatives(options.negatives, constants.size, arrays.images, options.seed), constants
-        ),
+        pooled_features(model, draw_negatives(options.negatives, constants.size, chests, options.seed), constants),
     )
     threshold = min(options.most_strict, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
     pairs = _first_pairs(held_out, options.projection.paired)
@@ -251,7 +264,7 @@ def export(run_folder: Path, output: Path, options: ExportOptions, manifest: Pat
             "format": FORMATS[options.precision],
             "name": options.name,
             "architecture": _architecture(trained),
-            "preprocessing": {"size": constants.size, "spread": constants.spread, "limit": constants.limit},
+            "preprocessing": asdict(constants),
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
             "projection": {"root": projection.root},

@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from encoders.base import EncodersError
 from encoders.checkpoint import CARD_FILE
 from encoders.common_subspace import CommonSubspaceEncoder
-from encoders.preprocess import Preprocessing
 from encoders.towers.image import ImageTower
 from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.towers.side_by_side import SideBySide
@@ -27,7 +25,7 @@ from encoders.towers.subspace import IMAGE
 from encoders.training.arrays import build_arrays
 from encoders.training.build import STATE_FILE, Trained, build_model, load_run
 from encoders.training.experiment import Experiment
-from encoders.training.export import balanced_rows, subset
+from encoders.training.export import balanced_rows
 from encoders.training.features import with_features
 from encoders.training.trainer import select
 
@@ -172,10 +170,10 @@ def _fit_predictions(
     """Set the direct predictions so that the model predicts the mean of its members' findings, each tower one voice."""
     voices = [len(member.towers) / sum(len(member.towers) for member in members) for member in members]
     cache = folder / "cache"
-    arrays = build_arrays(select(experiment, "train"), run.vocabularies, experiment.image.size, cache)
-    arrays = subset(arrays, balanced_rows(arrays, per_source, experiment.seed))
-    rows = with_features(model, arrays, Preprocessing(size=experiment.image.size), cache, progress).images
-    features = torch.from_numpy(np.asarray(rows, dtype=np.float32))
+    constants = experiment.image.preprocessing
+    arrays = build_arrays(select(experiment, "train"), run.vocabularies, constants.sizes, cache)
+    arrays = with_features(model, arrays, constants, cache, progress)
+    features = torch.from_numpy(arrays.images[balanced_rows(arrays, per_source, experiment.seed)])
     with torch.inference_mode():
         own = torch.split(features, [member.model.image_tower.channels for member in members], 1)
         said = [_predict(member.model, part) for member, part in zip(members, own, strict=True)]

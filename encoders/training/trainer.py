@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from encoders.checkpoint import CARD_FILE
-from encoders.preprocess import Preprocessing
 from encoders.training import features
 from encoders.training.arrays import Arrays, build_arrays, build_vocabulary, exchanged
-from encoders.training.augment import augment, plain, standardised
+from encoders.training.augment import augment, plain, sheets, standardised
 from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
@@ -99,6 +98,7 @@ class Trainer:
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
         cache = output.parent / "cache"
+        self.constants = experiment.image.preprocessing
 
         def decoding(what: str, done: int, of: int) -> None:
             self.progress(what, done, of, "")
@@ -106,16 +106,15 @@ class Trainer:
         self.arrays = build_arrays(
             samples,
             self.vocabularies,
-            experiment.data.cache_size,
+            (experiment.data.cache_size,),
             cache,
             paired_fraction=experiment.data.paired_fraction,
             seed=experiment.seed,
             progress=decoding,
         )
         self.held_out = build_arrays(
-            select(experiment, "val"), self.vocabularies, experiment.image.size, cache, progress=decoding
+            select(experiment, "val"), self.vocabularies, self.constants.sizes, cache, progress=decoding
         )
-        self.constants = Preprocessing(size=experiment.image.size)
         tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
         self.model = build_model(experiment, tower, self.vocabularies)
         if earlier is not None:
@@ -180,7 +179,9 @@ class Trainer:
         if raw.ndim == 2:                                           # features of a frozen tower
             pictures = raw.to(self.device)
         else:
-            pixels = augment(raw, image.size, image.augment, generator) if image.augment else plain(raw, image.size)
+            sizes = self.constants.sizes
+            changed = sheets(augment(raw, image.size, image.augment, generator), sizes) if image.augment else None
+            pixels = plain(raw, sizes) if changed is None else changed
             pictures = standardised(pixels, self.constants).to(self.device, memory_format=torch.channels_last)
         own = self.arrays.text[rows]
         distinct = np.unique(own[own >= 0])

@@ -46,7 +46,7 @@ def run(model: MultimodalModel, arrays: Arrays, constants: Preprocessing, batch:
             if raw.ndim == 2:                                       # features of a frozen tower
                 pooled, embedding = raw, model.subspace(raw, IMAGE)
             else:
-                images = standardised(plain(raw, constants.size), constants).to(memory_format=torch.channels_last)
+                images = standardised(plain(raw, constants.sizes), constants).to(memory_format=torch.channels_last)
                 pooled, embedding = model.embed_images(images)
             features.append(pooled.float().cpu())
             embeddings.append(embedding.float().cpu())

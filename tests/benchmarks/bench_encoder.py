@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import harness
@@ -20,9 +21,11 @@ import torch
 
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
+from encoders.preprocess import sheet_shape
 from encoders.runtimes import OPTIONAL, Engine, RuntimeChoice, missing_packages
 from encoders.runtimes.engines import ENGINES, TorchEngine
 from encoders.runtimes.graph import GraphFile, ImageGraph
+from encoders.towers.model import MultimodalModel
 
 TARGET = 2.5
 BATCHES = (1, 8, 32)
@@ -57,13 +60,32 @@ class TorchAutocast:
             return self._graph(batch)
 
 
-def engines(
-    encoder: CommonSubspaceEncoder, size: int, options: harness.Options, threads: int = 0
-) -> dict[str, Engine]:
+@dataclass(frozen=True)
+class Case:
+    """A model and the shape of its input: ``what`` they are called in the report."""
+
+    what: str
+    model: MultimodalModel
+    shape: tuple[int, int]
+    key: str
+
+
+def cases(encoder: CommonSubspaceEncoder) -> list[Case]:
+    """Return the shipped model with its own sheets, and its first tower alone at the 224 px of the literature."""
+    model, sizes = encoder._model, encoder.constants.sizes
+    towers = getattr(model.image_tower, "members", [model.image_tower])
+    alone = MultimodalModel(towers[0], model.text_tower, model.subspace).eval()
+    return [
+        Case(" and ".join(map(str, sizes)) + " px", model, sheet_shape(sizes), encoder.fingerprint),
+        Case("first tower, 224 px", alone, (224, 224), encoder.fingerprint[::-1]),
+    ]
+
+
+def engines(case: Case, options: harness.Options, threads: int = 0) -> dict[str, Engine]:
     """Return torch and all that is installed, by name; nothing is refused here."""
-    graph = ImageGraph(encoder._model)
+    graph = ImageGraph(case.model)
     found: dict[str, Any] = {BASE: TorchEngine(graph, torch.device("cpu")), TorchAutocast.name: TorchAutocast(graph)}
-    file = GraphFile(graph, size, encoder.fingerprint, options.work)
+    file = GraphFile(graph, case.shape, case.key, options.work)
     for name in OPTIONAL:
         if not missing_packages(name):
             for precision in ENGINES[name].precisions():
@@ -78,16 +100,16 @@ def run(options: harness.Options) -> harness.Suite:
     encoder = CommonSubspaceEncoder.load()
     threads = torch.get_num_threads()
     suite.notes.append(f"{threads} threads where not said otherwise")
-    for size in dict.fromkeys((encoder.image_size, 224)):
+    for case in cases(encoder):
         torch.set_num_threads(1)
-        alone = engines(encoder, size, options, 1)
-        if size == encoder.image_size:
+        alone = engines(case, options, 1)
+        if case.model is encoder._model:
             suite.notes += refused(encoder, alone)
-        compare(suite, alone, size, 8, "one thread, CPU time", time.process_time, options.rounds)
+        compare(suite, alone, case, 8, "one thread, CPU time", time.process_time, options.rounds)
         torch.set_num_threads(threads)
-        found = engines(encoder, size, options)
+        found = engines(case, options)
         for count in BATCHES:
-            compare(suite, found, size, count, "", time.perf_counter, options.rounds)
+            compare(suite, found, case, count, "", time.perf_counter, options.rounds)
     _whole_calls(suite, encoder, options)
     return suite
 
@@ -101,17 +123,17 @@ def refused(encoder: CommonSubspaceEncoder, found: dict[str, Engine]) -> list[st
 
 
 def compare(
-    suite: harness.Suite, found: dict[str, Engine], size: int, count: int, how: str, clock: Clock, rounds: int
+    suite: harness.Suite, found: dict[str, Engine], case: Case, count: int, how: str, clock: Clock, rounds: int
 ) -> None:
     """Add the figures of all engines at one batch size, and their ratios to torch."""
-    batch = np.random.default_rng(0).standard_normal((count, 1, size, size)).astype(np.float32) * np.float32(0.5)
+    batch = np.random.default_rng(0).standard_normal((count, 1, *case.shape)).astype(np.float32) * np.float32(0.5)
     values: dict[str, list[float]] = {name: [] for name in found}
     for each in found.values():
         each(batch)                                 # the first one compiles
     for _ in range(rounds):
         for name, each in found.items():
             values[name].append(images_per_second(each, batch, clock))
-    what = f"{size} px, batch {count}" + (f", {how}" if how else "")
+    what = f"{case.what}, batch {count}" + (f", {how}" if how else "")
     for name, measured in values.items():
         suite.figures.append(harness.Figure(f"{name}, {what}", "images/s", tuple(measured)))
         if name != BASE:

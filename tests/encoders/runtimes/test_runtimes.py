@@ -15,6 +15,7 @@ from PIL import Image
 
 from encoders.checkpoint import model_info, sha256_of
 from encoders.phantom import draw
+from encoders.preprocess import sheet_shape
 from encoders.registry import load_encoder
 from encoders.runtimes import OPTIONAL, RuntimeChoice, RuntimeUnusable, missing_packages, require
 from encoders.runtimes.choosing import LEAST_COSINE
@@ -183,15 +184,16 @@ def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_r
 
 @runtimes
 def test_a_runtime_sends_no_usage_data_and_leaves_no_identifier(name, tmp_path, cache, images):
-    opened(name, cache).encode_images(images[:1])   # so that there is a file
+    encoder = opened(name, cache)
+    encoder.encode_images(images[:1])               # so that there is a file
     code = (
         "import sys, numpy; from pathlib import Path\n"
         "from encoders.runtimes.engines import ENGINES\n"
-        "size = int(sys.argv[3])\n"
-        "ENGINES[sys.argv[1]](Path(sys.argv[2]), 'f32', 1)(numpy.zeros((1, 1, size, size), 'f4'))"
+        "shape = int(sys.argv[3]), int(sys.argv[4])\n"
+        "ENGINES[sys.argv[1]](Path(sys.argv[2]), 'f32', 1)(numpy.zeros((1, 1, *shape), 'f4'))"
     )
     # without the variables by which the packages see a build server, where they keep quiet by themselves
-    arguments = [name, str(next(cache.glob("*.onnx"))), str(model_info().image_size)]
+    arguments = [name, str(next(cache.glob("*.onnx"))), *map(str, sheet_shape(encoder.constants.sizes))]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code, *arguments], env=environment, cwd=Path(__file__).parents[3], check=True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -230,7 +232,7 @@ def test_a_model_that_looks_twice_is_not_exported(tmp_path):
     encoder = load_encoder(threads=1)
     encoder._model.attention = "crop"
     with pytest.raises(RuntimeUnusable, match="attention"):
-        GraphFile(ImageGraph(encoder._model), 160, encoder.fingerprint, tmp_path).ready()
+        GraphFile(ImageGraph(encoder._model), (160, 160), encoder.fingerprint, tmp_path).ready()
     assert not list(tmp_path.glob("*.onnx"))
 
 

@@ -54,7 +54,7 @@ def _over(base, text):
 
 def test_features_stand_in_for_images_and_give_the_same_outputs(frozen, tmp_path, manifest):
     trained = load_run(train(load_experiment(frozen), tmp_path / "run").parent)
-    arrays = build_arrays(read_manifest(manifest, "val"), (), 32, tmp_path / "cache")
+    arrays = build_arrays(read_manifest(manifest, "val"), (), (32,), tmp_path / "cache")
     features = with_features(trained.model, arrays, Preprocessing(size=32), tmp_path / "cache")
     assert features.images.shape == (16, 1280)
     by_image = run(trained.model, arrays, trained.constants)
@@ -65,7 +65,7 @@ def test_features_stand_in_for_images_and_give_the_same_outputs(frozen, tmp_path
 
 def test_features_are_computed_once_for_a_tower_and_again_for_another(frozen, tmp_path, manifest):
     model = load_run(train(load_experiment(frozen), tmp_path / "run").parent).model
-    arrays = build_arrays(read_manifest(manifest, "val"), (), 32, tmp_path / "cache")
+    arrays = build_arrays(read_manifest(manifest, "val"), (), (32,), tmp_path / "cache")
     first = with_features(model, arrays, Preprocessing(size=32), tmp_path / "cache")
     black = replace(arrays, images=np.zeros_like(arrays.images))
     assert np.array_equal(with_features(model, black, Preprocessing(size=32), tmp_path / "cache").images, first.images)
@@ -102,7 +102,7 @@ def test_without_the_reports_share_the_image_branch_learns_alone(frozen, tmp_pat
 def test_exchanged_images_leave_labels_reports_and_sources_where_they_are(manifest, tmp_path):
     samples = read_manifest(manifest, "train")
     samples = [replace(sample, dataset=f"source-{n % 2}") for n, sample in enumerate(samples)]
-    arrays = build_arrays(samples, (), 16, tmp_path)
+    arrays = build_arrays(samples, (), (16,), tmp_path)
     control = exchanged(arrays, seed=1, within_source=True)
     assert np.array_equal(control.labels, arrays.labels, equal_nan=True)
     moved = [not np.array_equal(a, b) for a, b in zip(arrays.images, control.images, strict=True)]

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
-from encoders.preprocess import Preprocessing
+from encoders.preprocess import Preprocessing, sheet, squeeze, standardise
 from encoders.towers.image import TowerError, build_image_tower
 from encoders.towers.model import DIRECT_SHARE
-from encoders.training.arrays import build_arrays
+from encoders.training.arrays import build_arrays, cached_images
 from encoders.training.augment import plain, standardised
 from encoders.training.build import load_run
-from encoders.training.experiment import ExperimentError
+from encoders.training.experiment import ExperimentError, ImageSection
 from encoders.training.export import ExportOptions, export
 from encoders.training.project import ProjectionOptions
 from encoders.training.stack import StackError, stack_runs
@@ -22,15 +23,41 @@ from encoders.training.trainer import select, train
 def test_each_member_sees_the_image_at_its_own_size_and_its_channels_lie_behind_the_others():
     torch.manual_seed(0)
     tower = build_image_tower("efficientnet-lite0@64+efficientnet-lite0@96", pretrained=False).eval()
-    images = torch.randn(2, 1, 96, 96)
-    smaller = torch.nn.functional.interpolate(images, (64, 64), mode="bicubic", align_corners=False)
+    constants = Preprocessing(size=96, others=(64,))
+    pixels = [draw(seed, 200)[0] for seed in (1, 2)]
+    sheets = torch.from_numpy(standardise(np.stack([sheet(image, (96, 64)) for image in pixels]), constants))[:, None]
+    alone = []
     with torch.inference_mode():
-        pooled = tower.pooled(images)
-        alone = [tower.members[0].pooled(smaller), tower.members[1].pooled(images)]
-        maps = tower(images)
+        for member, size in zip(tower.members, (64, 96), strict=True):
+            squares = standardise(np.stack([squeeze(image, size) for image in pixels]), Preprocessing(size=size))
+            alone.append(member.pooled(torch.from_numpy(squares)[:, None]))
+        pooled, maps = tower.pooled(sheets), tower(sheets)
     assert tower.channels == pooled.shape[1] == maps.shape[1] == 2560
     torch.testing.assert_close(pooled, torch.cat(alone, 1))
     torch.testing.assert_close(maps.mean((2, 3)), pooled, atol=1e-5, rtol=1e-4)
+
+
+def test_files_and_squares_are_made_into_the_same_kind_of_sheet(tmp_path):
+    picture = (draw(3, 150)[0] * 255).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    (bytes_,) = cached_images([tmp_path / "one.png"], (96, 64), tmp_path / "cache")
+    constants = Preprocessing(size=96, others=(64,))
+    expected = standardise(sheet(picture.astype(np.float32) / 255, (96, 64))[None], constants)
+    of_file = standardised(plain(torch.from_numpy(np.array(bytes_))[None], (96, 64)), constants)
+    of_square = standardised(plain(torch.from_numpy(picture)[None], (96, 64)), constants)
+    assert of_file.shape == of_square.shape == (1, 1, 96, 160)
+    torch.testing.assert_close(of_file[0], torch.from_numpy(expected), atol=0.02, rtol=0)      # rounded to bytes
+    torch.testing.assert_close(of_square[0], torch.from_numpy(expected), atol=0.02, rtol=0)
+
+
+def test_sizes_that_do_not_fit_are_refused_before_anything_runs():
+    both = "efficientnet-lite0@64+efficientnet-lite0@96"
+    with pytest.raises(ValueError, match="largest in tower is 96"):
+        ImageSection(tower=both, size=64)
+    with pytest.raises(ValueError, match='set attention = "none"'):
+        ImageSection(tower=both, size=96, attention="crop")
+    assert ImageSection(tower=both, size=96).preprocessing.sizes == (96, 64)
+    assert ImageSection(tower="efficientnet-lite0+efficientnet-lite0", size=96).preprocessing.sizes == (96,)
 
 
 def test_a_size_that_is_no_number_is_refused_in_a_sentence():
@@ -59,8 +86,9 @@ def _logits(model, images):
 def test_a_stacked_run_predicts_the_mean_of_what_its_members_predict(tmp_path, trained):
     runs = [trained(1), trained(2)]
     stacked = load_run(stack_runs(runs, tmp_path / "both")).model
-    arrays = build_arrays(select(load_run(runs[0]).experiment, "train"), load_run(runs[0]).vocabularies, 32, tmp_path)
-    images = standardised(plain(torch.from_numpy(np.array(arrays.images)), 32), Preprocessing(size=32))
+    run = load_run(runs[0])
+    arrays = build_arrays(select(run.experiment, "train"), run.vocabularies, (32,), tmp_path)
+    images = standardised(plain(torch.from_numpy(np.array(arrays.images)), (32,)), Preprocessing(size=32))
     with torch.inference_mode():
         each = [_logits(load_run(run).model, images) for run in runs]
         both = _logits(stacked, images)
