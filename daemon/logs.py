@@ -7,10 +7,12 @@ SQL libraries, which quote values, are reduced to where they came from (pynetdic
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 import threading
+from functools import lru_cache
 from types import TracebackType
 from typing import IO
 
@@ -39,13 +41,18 @@ _PLAIN = (str, int, float, bool, type(None))
 def withhold_patients(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Blank every key that names patient data, and every value that is not a plain one or a list of such."""
     for key, value in event.items():
-        if re.sub(r"[_\W]", "", key).lower() in PATIENT_KEYS:
+        if _names_patient_data(key):
             event[key] = WITHHELD
         elif isinstance(value, list | tuple):
             event[key] = [item if isinstance(item, _PLAIN) else type(item).__name__ for item in value]
         elif not isinstance(value, _PLAIN) and key not in {"_record", "exc_info"}:
             event[key] = f"[{type(value).__name__}]"
     return event
+
+
+@lru_cache(maxsize=1024)
+def _names_patient_data(key: str) -> bool:
+    return re.sub(r"[_\W]", "", key).lower() in PATIENT_KEYS
 
 
 def quiet_libraries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -95,6 +102,21 @@ def format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     return event
 
 
+class _Lines:
+    """Where our own lines end up: beside `logging`, whose records and search for the caller cost more than the rest."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._writing = stream, threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Write a line; a log that cannot be written stops nobody."""
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    msg = debug = info = warning = warn = error = exception = critical = fatal = write
+
+
 def _role_adder(role: str) -> structlog.typing.Processor:
     def add_role(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event.setdefault("role", role)
@@ -120,10 +142,9 @@ def configure(section: LogSection, role: str, stream: IO[str] | None = None) -> 
     level = logging.getLevelNamesMapping()[section.level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _role_adder(role),
-        quiet_libraries,
         format_exception,
         withhold_patients,
     ]
@@ -133,28 +154,28 @@ def configure(section: LogSection, role: str, stream: IO[str] | None = None) -> 
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=[quiet_libraries, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    lines = _Lines(stream)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))                      # libraries
-    for ours in ("cxrfind", "daemon", "encoders", "storage"):
-        logging.getLogger(ours).setLevel(level)
     logging.captureWarnings(True)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, renderer],
+        logger_factory=lambda *_: lines,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
     _quiet_pynetdicom()
     _log_uncaught()
 
 
-def get_logger() -> structlog.stdlib.BoundLogger:
+def get_logger() -> structlog.typing.FilteringBoundLogger:
     """Return the logger of the daemon; bind nothing about a patient to it."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger("cxrfind")
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger("cxrfind")
     return logger
 
 

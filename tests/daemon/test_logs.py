@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -130,3 +131,12 @@ def test_a_console_line_is_readable_text():
     logs.get_logger().info("index.loaded", vectors=12)
     assert "index.loaded" in stream.getvalue()
     assert "vectors=12" in stream.getvalue()
+
+
+def test_a_log_that_cannot_be_written_stops_nobody():
+    with open("/dev/full", "w", buffering=1) as full:
+        logs.configure(LogSection(format="json"), "finder", full)
+        logs.get_logger().info("query.answered", answers=10)
+        structlog.get_logger("daemon.finder").warning("request.refused")
+        structlog.reset_defaults()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())    # what is buffered must go somewhere at the end
