@@ -38,8 +38,10 @@ SUPERVISOR_PID = "CXRFIND_SUPERVISOR_PID"
 
 BEAT_INTERVAL_S = 1.0
 
-#: Of the worker and its decoders, nice(2): a query does not wait for them, an idle core is theirs all the same.
-WORKER_NICENESS = 5
+#: Of the worker and its decoders, nice(2): an idle core is theirs all the same. A thread that woke up to answer a
+#: query came a tick (4 ms) late one time in ten at nice 5, one in twenty at 10; above that, other programs of the same
+#: control group would leave the worker next to nothing.
+WORKER_NICENESS = 10
 
 #: A query asks for the GIL several times, and waits so long for each while a thread follows the Catalogue or takes
 #: studies in; Python's own 5 ms tripled a query's time then.
