@@ -21,9 +21,21 @@ free_kb=$(df -Pk . | awk 'NR==2 {print $4}')
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 echo "cxrfind: installing into $VENV (a few minutes the first time) ..."
 log="$VENV/install.log"
-# HNSWLIB_NO_NATIVE: an index library built with -march=native dies with SIGILL on another CPU.
+# HNSWLIB_NO_NATIVE: an index library built with -march=native dies with SIGILL on another CPU. storage/index/native.py
+# chooses, at each start, among this build and the two below.
 if ! HNSWLIB_NO_NATIVE=1 "$VENV/bin/python" -m pip install --quiet --no-binary hnswlib -e '.[training,dev]' >"$log" 2>&1; then
     tail -n 15 "$log" >&2
     fail "installation failed; the whole output is in $log."
 fi
+hnswlib_build() {
+    set -- "$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/$1" "$2" \
+        "hnswlib==$("$VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("hnswlib"))')"
+    HNSWLIB_NO_NATIVE=1 CFLAGS="$2" "$VENV/bin/python" -m pip install --quiet --no-cache-dir --no-binary hnswlib --no-deps \
+        --upgrade --target "$1" "$3" >>"$log" 2>&1 \
+        || echo "cxrfind: hnswlib could not be built with $2 (see $log): searches will take longer." >&2
+}
+case $(uname -m) in x86_64)
+    hnswlib_build hnswlib_avx512f -mavx512f
+    hnswlib_build hnswlib_avx2 '-mavx2 -mfma' ;;
+esac
 echo "cxrfind: installed; $VENV/bin/cxrfind --help tells what it can do."

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 
 from storage.base import Float32, Int64, Neighbour, StorageError
 from storage.index.codes import CodeRows, nearest
+from storage.index.native import hnswlib
 from storage.index.saved import GraphHeader, SavedVectors
 from storage.index.table import LabelTable, ascending, unit_query
 from storage.locks import ReadersWriterLock

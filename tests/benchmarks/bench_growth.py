@@ -13,7 +13,6 @@ from pathlib import Path
 
 import bulk
 import harness
-import hnswlib
 import kept
 import numpy as np
 import vectors as made
@@ -21,6 +20,7 @@ import vectors as made
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSettings
 from storage.index.hnsw import HnswIndex
+from storage.index.native import hnswlib
 
 K, BATCH, MEASURED, QUERIES = 10, 8, 512, 200
 SIZES = (10_000, 20_000, 40_000)

@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 
 import bulk
-import hnswlib
 import numpy as np
 import query_peers
 import raw_scu
@@ -33,6 +32,7 @@ from daemon.config import Config
 from encoders.checkpoint import model_info
 from storage.base import Float32, Kind
 from storage.catalogue import open_catalogue
+from storage.index.native import hnswlib
 
 ANSWERS = (10, 100)
 #: Queries of one kind in a round; the slow peer gets fewer.

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import bulk
 import harness
-import hnswlib
 import numpy as np
 
 from storage.base import Kind
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
+from storage.index.native import hnswlib
 
 DIM = 512
 STUDIES, STUDIES_FULL, FEW = 6_000, 230_000, 300

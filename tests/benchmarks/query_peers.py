@@ -28,10 +28,11 @@ _ROOT = "1.2.826.0.1.3680043.10.1.98"
 #: dimension: after a search in it, for which nothing else is done.
 _BARE = """
 import pickle, signal, sys, threading
-import hnswlib, numpy, random, structlog, logging
+import numpy, random, structlog, logging
 from daemon.config import Config
 from daemon.finder import similar_ae
 from daemon.status import PENDING, SUCCESS, Outcome
+from storage.index.native import hnswlib
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 config = Config(similar={"port": int(sys.argv[2])})
 answers = pickle.load(open(sys.argv[1], "rb"))
