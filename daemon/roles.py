@@ -51,6 +51,11 @@ FINDER_SWITCH_INTERVAL_S = 0.0005
 KEPT_BYTES = 256 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
+#: Of the finder, at its start: malloc asks for huge pages (glibc 2.35; Linux, where
+#: /sys/kernel/mm/transparent_hugepage/enabled says madvise). The graph is read in random order, so nearly every vector
+#: is on a page that the processor has to look up: a search takes a seventh less time without that.
+FINDER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 _UNBINDABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 
 

@@ -22,6 +22,7 @@ from daemon.config import Config
 from daemon.notify import Notifier
 from daemon.roles import (
     EX_CONFIG,
+    FINDER_ENVIRONMENT,
     ROLES,
     SUPERVISOR_PID,
     AnotherRuns,
@@ -101,10 +102,11 @@ class Supervisor:
         command = [sys.executable, "-m", "daemon", "run", "--role", role.name, "--index", str(role.index)]
         if self._config_path is not None:
             command += ["--config", str(self._config_path)]
+        own = FINDER_ENVIRONMENT if role.name == "finder" else {}
         role.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, SUPERVISOR_PID: str(os.getpid())},
+            env={**own, **os.environ, SUPERVISOR_PID: str(os.getpid())},
             start_new_session=True,                                 # Ctrl-C is for us: we end them in order
         )
         role.started_at, role.ready = time.monotonic(), False

@@ -28,9 +28,13 @@ import machine
 import page
 import report
 
+from daemon.roles import FINDER_ENVIRONMENT
+
 HERE = Path(__file__).parent
 TIMEOUT_S, TIMEOUT_FULL_S = 600, 3 * 3600
 ERROR_LINES = 30
+#: Suites that do the finder's work, and their peers beside it, in their own process: with its environment.
+AS_FINDER = {"growth", "query", "search", "start"}
 PROFILES = {"flamegraph": "svg", "speedscope": "speedscope.json"}
 
 
@@ -78,9 +82,10 @@ def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
     paths = os.pathsep.join([str(options.suites.resolve()), str(HERE), os.environ.get("PYTHONPATH", "")])
     began, timeout_s = time.monotonic(), options.timeout or (TIMEOUT_FULL_S if options.full else TIMEOUT_S)
     problem = ""
+    environment = (FINDER_ENVIRONMENT if name in AS_FINDER else {}) | os.environ | {"PYTHONPATH": paths}
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [str(part) for part in command], stderr=log, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
+            [str(part) for part in command], stderr=log, env=environment, start_new_session=True
         )
         try:
             if process.wait(timeout_s):

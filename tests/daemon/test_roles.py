@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from daemon.notify import Notifier
 from daemon.roles import (
+    FINDER_ENVIRONMENT,
     FINDER_SWITCH_INTERVAL_S,
     WORKER_NICENESS,
     Heartbeat,
@@ -150,3 +152,28 @@ def test_a_worker_s_freed_memory_is_used_again_without_page_faults():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, later = map(int, done.stdout.split())
     assert later < first / 10                       # by itself it clears 10,000 pages each time
+
+
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not _HUGE_PAGES.exists() or "[madvise]" not in _HUGE_PAGES.read_text(),
+    reason="huge pages are not for those who ask",
+)
+def test_a_finder_s_large_memory_asks_for_huge_pages():
+    code = """if True:
+        import ctypes, re
+        malloc = ctypes.CDLL(None).malloc
+        malloc.restype = ctypes.c_void_p
+        place = malloc(ctypes.c_size_t(64 << 20))
+        smaps = open("/proc/self/smaps").read()
+        for start, end, flags in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?VmFlags: ([a-z0-9 ]*)", smaps, re.M | re.S):
+            if int(start, 16) <= place < int(end, 16):
+                print("hg" in flags.split())
+    """
+    for environment, asked in (({}, "False"), (FINDER_ENVIRONMENT, "True")):
+        command = [sys.executable, "-c", code]
+        clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == asked
