@@ -153,7 +153,7 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
 
     def _receive(self) -> bool:
         """Handle what the socket has; False when it has nothing."""
-        if self._take_pdu():
+        if self._take_pdus():
             return True
         if self._begin and len(self._buffer) - self._end < MAXIMUM_LENGTH:
             self._view[: self._end - self._begin] = self._view[self._begin : self._end]
@@ -168,13 +168,22 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
             return True
         self._idle_timer.restart()
         self._end += received
-        self._take_pdu()
+        self._take_pdus()
         return True
 
     def _grow(self) -> None:
         larger = bytearray(min(len(self._buffer) * 4, _MAXIMUM_PDU_BYTES + _BUFFER_BYTES))
         larger[: self._end] = self._view[: self._end]
         self._buffer, self._view = larger, memoryview(larger)
+
+    def _take_pdus(self) -> bool:
+        """Handle the PDUs that the buffer holds, up to one that makes an event; False when it holds none."""
+        taken = False
+        while self._take_pdu():
+            taken = True
+            if not self.event_queue.empty():        # the state machine comes first
+                break
+        return taken
 
     def _take_pdu(self) -> bool:
         """Handle one PDU if the buffer holds all of it."""
