@@ -33,6 +33,8 @@ class SpooledInstance:
         Row of the journal; grows in order of arrival, never reused.
     path : Path
         DICOM file (PS3.10) with the data set exactly as received.
+    digest : str
+        Of the data set's bytes, as the listener made it: BLAKE3, hex. Equal bytes are one version of an object.
     deaths : int
         How often a process died, or ran out of time, while reading this object.
     """
@@ -42,7 +44,7 @@ class SpooledInstance:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    sha256: str
+    digest: str
     size_bytes: int
     calling_ae_title: str
     received_at: datetime                           # UTC
@@ -113,7 +115,7 @@ class InstanceRecord:
     series_instance_uid: str
     study_instance_uid: str
     transfer_syntax_uid: str
-    sha256: str
+    digest: str
     size_bytes: int
     calling_ae_title: str
     received_at: datetime
@@ -308,7 +310,7 @@ class Catalogue(Protocol):
     def commit(self, records: Sequence[InstanceRecord], generation_id: int, fuse: Fuse) -> list[str]:
         """Store a batch in one durable transaction; return the study UIDs it touched.
 
-        Idempotent by SOP Instance UID and sha256. The same UID with other bytes replaces the instance (both hashes are
+        Idempotent by SOP Instance UID and digest. The same UID with other bytes replaces the instance (both digests are
         kept). Chooses each touched study's prevailing report, lets FOR PRESENTATION win, applies rejection notes both
         ways, and renews the study's REPORT and JOINT vectors.
         """

@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.base import StorageError
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE objects (
     spool_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -21,7 +21,7 @@ CREATE TABLE objects (
     sop_class_uid TEXT NOT NULL,
     sop_instance_uid TEXT NOT NULL,
     transfer_syntax_uid TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
+    digest TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
     calling_ae_title TEXT NOT NULL,
     received_at REAL NOT NULL,
@@ -66,10 +66,13 @@ class Journal:
                 if version == 0:
                     for statement in _SCHEMA.split(";"):
                         write.execute(statement)
+                if version == 1:
+                    write.execute("ALTER TABLE objects RENAME COLUMN sha256 TO digest")
+                if version < _SCHEMA_VERSION:
                     write.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         except (OSError, sqlite3.Error) as error:
             raise SpoolUnavailable(f"{path} cannot be opened: {error}") from error
-        if version not in (0, _SCHEMA_VERSION):
+        if version > _SCHEMA_VERSION:
             raise SpoolUnavailable(
                 f"{path} has layout {version}, this cxrfind reads {_SCHEMA_VERSION}: let the version that wrote it "
                 "empty the queue, then move the folder away"

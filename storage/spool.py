@@ -37,7 +37,7 @@ from storage.journal import Journal, SpoolUnavailable
 log = structlog.get_logger(__name__)
 
 _COLUMNS = (
-    "spool_id, name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, sha256, size_bytes, calling_ae_title, "
+    "spool_id, name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, digest, size_bytes, calling_ae_title, "
     "received_at, deaths"
 )
 _NAME = re.compile(r"[0-9a-f]{32}\.dcm")
@@ -127,12 +127,12 @@ class Spool:
         sop_instance_uid: str,
         transfer_syntax_uid: str,
         calling_ae_title: str,
-        sha256: str,
+        digest: str,
         size_bytes: int,
     ) -> Accepted:
         """Take over a file written in `incoming`; return when it is safe on disk and in the journal.
 
-        The newest version of a SOP instance decides what a duplicate is: the same `sha256` is one (and waits again if
+        The newest version of a SOP instance decides what a duplicate is: the same `digest` is one (and waits again if
         it was in quarantine, so that a failed object does not block its re-send); another one supersedes it.
 
         Raises
@@ -141,10 +141,10 @@ class Spool:
             If it cannot be kept; `path` is then still the caller's.
         """
         latest = self._journal.read(
-            "SELECT spool_id, sha256, state FROM objects WHERE sop_instance_uid = ? ORDER BY spool_id DESC LIMIT 1",
+            "SELECT spool_id, digest, state FROM objects WHERE sop_instance_uid = ? ORDER BY spool_id DESC LIMIT 1",
             (sop_instance_uid,),
         )
-        if latest and latest[0][1] == sha256 and latest[0][2] != "quarantined":
+        if latest and latest[0][1] == digest and latest[0][2] != "quarantined":
             path.unlink()
             return Accepted(latest[0][0], duplicate=True, superseded=False)
         if not _NAME.fullmatch(path.name) or path.parent != self.incoming:
@@ -153,7 +153,7 @@ class Spool:
         self._make_folder(target.parent)
         os.link(path, target)
         entry = _Entry(
-            (path.name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, sha256, size_bytes, calling_ae_title,
+            (path.name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, digest, size_bytes, calling_ae_title,
              time.time())
         )
         try:
@@ -167,7 +167,7 @@ class Spool:
             target.unlink()
         path.unlink()
         if accepted.superseded:
-            log.info("instance.superseded", sop_instance_uid=sop_instance_uid, sha256=sha256)
+            log.info("instance.superseded", sop_instance_uid=sop_instance_uid, digest=digest)
         return accepted
 
     def holds(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
@@ -353,19 +353,19 @@ class Spool:
 
     @staticmethod
     def _insert(write: sqlite3.Connection, entry: _Entry) -> Accepted:
-        uid, sha256 = entry.values[2], entry.values[4]
+        uid, digest = entry.values[2], entry.values[4]
         latest = write.execute(
-            "SELECT spool_id, sha256, state FROM objects WHERE sop_instance_uid = ? ORDER BY spool_id DESC LIMIT 1",
+            "SELECT spool_id, digest, state FROM objects WHERE sop_instance_uid = ? ORDER BY spool_id DESC LIMIT 1",
             (uid,),
         ).fetchone()
-        if latest is not None and latest[1] == sha256:
+        if latest is not None and latest[1] == digest:
             if latest[2] == "quarantined":
                 write.execute(
                     "UPDATE objects SET state = 'waiting', deaths = 0, reason = '' WHERE spool_id = ?", (latest[0],)
                 )
             return Accepted(latest[0], duplicate=True, superseded=False)
         cursor = write.execute(
-            "INSERT INTO objects (name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, sha256, size_bytes,"
+            "INSERT INTO objects (name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, digest, size_bytes,"
             " calling_ae_title, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             entry.values,
         )
@@ -385,14 +385,14 @@ class Spool:
             _fsync(folder.parent)
 
     def _spooled(self, row: tuple[Any, ...]) -> SpooledInstance:
-        spool_id, name, sop_class, sop_instance, syntax, sha256, size_bytes, calling, received_at, deaths = row
+        spool_id, name, sop_class, sop_instance, syntax, digest, size_bytes, calling, received_at, deaths = row
         return SpooledInstance(
             spool_id=spool_id,
             path=self._object(name),
             sop_class_uid=sop_class,
             sop_instance_uid=sop_instance,
             transfer_syntax_uid=syntax,
-            sha256=sha256,
+            digest=digest,
             size_bytes=size_bytes,
             calling_ae_title=calling,
             received_at=datetime.fromtimestamp(received_at, UTC),

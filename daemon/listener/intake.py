@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
 import time
 from pathlib import Path
+
+from blake3 import blake3
 
 from daemon.command_set import StoreRequest
 from daemon.config import StorageSection
@@ -104,7 +105,7 @@ class IncomingObject:
         self._spool = spool
         self._sop_class_uid, self._sop_instance_uid = sop_class_uid, sop_instance_uid
         self._transfer_syntax_uid, self._calling_ae_title = transfer_syntax_uid, calling_ae_title
-        self._sha256 = hashlib.sha256()
+        self._digest = blake3()
         self.size_bytes = 0
         self._path: Path = spool.new_file()
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -121,7 +122,7 @@ class IncomingObject:
     def write(self, fragment: memoryview) -> None:
         """Append a fragment of the data set."""
         self._write(fragment)
-        self._sha256.update(fragment)
+        self._digest.update(fragment)
         self.size_bytes += len(fragment)
 
     def accept(self) -> Accepted:
@@ -134,7 +135,7 @@ class IncomingObject:
             sop_instance_uid=self._sop_instance_uid,
             transfer_syntax_uid=self._transfer_syntax_uid,
             calling_ae_title=self._calling_ae_title,
-            sha256=self._sha256.hexdigest(),
+            digest=self._digest.hexdigest(),
             size_bytes=self.size_bytes,
         )
 

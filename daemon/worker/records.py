@@ -59,7 +59,7 @@ def unencoded(read: Read) -> InstanceRecord:
         series_instance_uid=header.series_instance_uid,
         study_instance_uid=header.study_instance_uid,
         transfer_syntax_uid=spooled.transfer_syntax_uid,
-        sha256=spooled.sha256,
+        digest=spooled.digest,
         size_bytes=spooled.size_bytes,
         calling_ae_title=spooled.calling_ae_title,
         received_at=spooled.received_at,

@@ -46,7 +46,7 @@ def store(connection: Connection, record: InstanceRecord, generation_id: int, di
     """Store one record; return the studies whose state, vectors or counts may have changed (none if all was known)."""
     uid = record.sop_instance_uid
     known = next(iter(of_key(connection, instances, {"sop_uid": uid})), None)
-    if known is not None and known.sha256 == record.sha256:
+    if known is not None and known.digest == record.digest:
         return _encode_again(connection, record, known.study_uid, generation_id, dim)
     _remember_bytes(connection, record)
     touched = {record.study_instance_uid}
@@ -78,7 +78,7 @@ def _encode_again(
 def _remember_bytes(connection: Connection, record: InstanceRecord) -> None:
     values = {
         "sop_uid": record.sop_instance_uid,
-        "sha256": record.sha256,
+        "digest": record.digest,
         "size_bytes": record.size_bytes,
         "calling_ae_title": record.calling_ae_title,
         "received_at": time_text(record.received_at),
@@ -110,7 +110,7 @@ def _store_instance(connection: Connection, record: InstanceRecord, new: bool) -
         "series_uid": record.series_instance_uid,
         "sop_class_uid": record.sop_class_uid,
         "transfer_syntax_uid": record.transfer_syntax_uid,
-        "sha256": record.sha256,
+        "digest": record.digest,
         "size_bytes": record.size_bytes,
         "calling_ae_title": record.calling_ae_title,
         "received_at": time_text(record.received_at),

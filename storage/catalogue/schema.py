@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 #: The newest revision under storage/migrations/versions.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 
 metadata = MetaData()
 
@@ -90,7 +90,7 @@ instances = Table(
     Column("series_uid", String(64), nullable=False),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax_uid", String(64), nullable=False),
-    Column("sha256", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", String, nullable=False),
@@ -112,7 +112,7 @@ instance_versions = Table(                                      # every set of b
     metadata,
     Column("version_id", _ID, primary_key=True, autoincrement=True),
     Column("sop_uid", String(64), nullable=False, index=True),
-    Column("sha256", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", String, nullable=False),

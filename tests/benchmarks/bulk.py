@@ -155,7 +155,7 @@ def _record(number: int, sop_class: str, vector: Float32) -> InstanceRecord:
     common = {
         "sop_class_uid": sop_class, "sop_instance_uid": f"{uid}.{1 if is_image else 2}.1",
         "series_instance_uid": f"{uid}.{1 if is_image else 2}", "study_instance_uid": uid,
-        "transfer_syntax_uid": "1.2.840.10008.1.2.1", "sha256": f"{number:064d}", "size_bytes": 10_000_000,
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1", "digest": f"{number:064d}", "size_bytes": 10_000_000,
         "calling_ae_title": "PACS", "received_at": datetime(2026, 1, 1, tzinfo=UTC), "attributes": attributes,
         "state": InstanceState.INDEXED,
     }  # fmt: skip

@@ -50,7 +50,7 @@ def receive(write_dx):
         spool.accept(
             path, sop_class_uid=DigitalXRayImageStorageForPresentation, sop_instance_uid=uid,
             transfer_syntax_uid=ExplicitVRLittleEndian, calling_ae_title="PACS", size_bytes=path.stat().st_size,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         )  # fmt: skip
         return str(uid)
 

@@ -29,7 +29,7 @@ def site(tmp_path_factory):
         record = InstanceRecord(
             sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1", sop_instance_uid=f"{study}.1",
             series_instance_uid=f"{study}.0", study_instance_uid=study, transfer_syntax_uid="1.2.840.10008.1.2",
-            sha256=str(number), size_bytes=1, calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC),
+            digest=str(number), size_bytes=1, calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC),
             attributes=attributes, state=InstanceState.INDEXED, view="frontal", embedding=vector, rendition=key,
         )  # fmt: skip
         catalogue.commit([record], generation.generation_id, encoder.fuse)

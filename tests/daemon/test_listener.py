@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from blake3 import blake3
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
@@ -119,7 +120,7 @@ def test_the_bytes_of_any_transfer_syntax_are_kept_as_they_came(shared, objects,
     meta = pydicom.filereader.read_file_meta_info(kept.path)
     assert (meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID) == (syntax, uid)
     assert len(stored) == 132 + 12 + meta.FileMetaInformationGroupLength + len(content)
-    assert kept.sha256 == hashlib.sha256(content).hexdigest()
+    assert kept.digest == blake3(content).hexdigest()
     assert (kept.size_bytes, kept.calling_ae_title) == (len(content), "PACS")
 
 
@@ -195,7 +196,7 @@ def test_fragments_of_any_size_make_the_same_object(running, objects, pdu_bytes)
     for number in range(3):
         assert client.store(objects(content), 0, PAIR, f"1.2.{number}")[0] == 0
     client.release()
-    assert [k.sha256 for k in running.spool.claim(9, "w")] == [hashlib.sha256(content).hexdigest()] * 3
+    assert [k.digest for k in running.spool.claim(9, "w")] == [blake3(content).hexdigest()] * 3
 
 
 def test_an_empty_data_set_is_an_object_too(running, objects):
@@ -408,7 +409,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_listener_dies(tmp_path, 
     kept = spool.claim(100_000, "w")
     assert set(acknowledged) <= {k.sop_instance_uid for k in kept}
     assert len({k.sop_instance_uid for k in kept}) == len(kept)
-    assert all(hashlib.sha256(k.path.read_bytes()[-k.size_bytes :]).hexdigest() == k.sha256 for k in kept)
+    assert all(blake3(k.path.read_bytes()[-k.size_bytes :]).hexdigest() == k.digest for k in kept)
     on_disk = [path for path in spool.directory.rglob("*.dcm") if path.is_file()]
     assert len(on_disk) == len(kept)
     spool.close()

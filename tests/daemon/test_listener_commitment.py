@@ -33,7 +33,7 @@ def start(tmp_path):
             path = spool.new_file()
             path.write_bytes(b"data")
             spool.accept(path, sop_class_uid=CR, sop_instance_uid=uid, transfer_syntax_uid="1.2.840.10008.1.2",
-                         calling_ae_title="A", sha256=hashlib.sha256(b"data").hexdigest(), size_bytes=4)
+                         calling_ae_title="A", digest=hashlib.sha256(b"data").hexdigest(), size_bytes=4)
         spool.finish([spool.claim(1, "w")[0].spool_id], keep=True)
         spool.close()
         config = Config(

@@ -47,7 +47,7 @@ def site(tmp_path):
         }  # fmt: skip
         whole = InstanceRecord(
             sop_class_uid=sop_class, sop_instance_uid=f"{study}.{number}", series_instance_uid=f"{study}.0",
-            study_instance_uid=study, transfer_syntax_uid="1.2.840.10008.1.2", sha256=f"{study}.{number}",
+            study_instance_uid=study, transfer_syntax_uid="1.2.840.10008.1.2", digest=f"{study}.{number}",
             size_bytes=1, calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC), **record,
         )  # fmt: skip
         catalogue.commit([whole], generation.generation_id, lambda images, report: vector)

@@ -21,7 +21,7 @@ def put(spool, number, source):
     shutil.copyfile(source, path)
     spool.accept(
         path, sop_class_uid="", sop_instance_uid=f"1.2.{number}", transfer_syntax_uid="", calling_ae_title="PACS",
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size_bytes=path.stat().st_size,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(), size_bytes=path.stat().st_size,
     )  # fmt: skip
 
 

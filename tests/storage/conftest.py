@@ -67,7 +67,7 @@ class Archive:
             "series_instance_uid": f"{study}.{modality.encode()[0]}",
             "study_instance_uid": study,
             "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-            "sha256": f"{sop}-bytes",
+            "digest": f"{sop}-bytes",
             "size_bytes": 1000,
             "calling_ae_title": "PACS",
             "received_at": received,
@@ -81,7 +81,7 @@ class Archive:
         defaults = {"embedding": direction(f"{sop}"), "rendition": f"r{sop}", "view": "frontal"}
         return self._record(study, sop, "DX", attributes or {}, **{**defaults, **values})
 
-    def report(self, study, number=1, attributes=None, embedding=True, found=None, sha256=None, **report):
+    def report(self, study, number=1, attributes=None, embedding=True, found=None, digest=None, **report):
         sop = f"{study}.9.{number}"
         record = self._record(study, sop, "SR", attributes or {}, sop_class_uid=SR)
         texts = {"findings": f"text {number}", "impression": "", "text": f"text {number}", **report}
@@ -90,7 +90,7 @@ class Archive:
             report=ReportRecord(**texts),
             report_embedding=direction(f"{sop}{texts['text']}") if embedding else None,
             findings=found or {},
-            sha256=sha256 or record.sha256,
+            digest=digest or record.digest,
         )
 
     def note(self, study, code="113001", sops=(), studies=()):

@@ -26,9 +26,9 @@ def busy_archive(archive, steps=60, seed=1):
         what = draw.choice(["image", "image", "image", "report", "note"])
         if what == "image":
             number, vector = draw.randint(1, 3), archive.direction(step)
-            archive.commit(archive.image(study, number, sha256=f"{step}", embedding=vector))
+            archive.commit(archive.image(study, number, digest=f"{step}", embedding=vector))
         elif what == "report":
-            archive.commit(archive.report(study, draw.randint(1, 2), sha256=f"{step}", text=f"text {step}"))
+            archive.commit(archive.report(study, draw.randint(1, 2), digest=f"{step}", text=f"text {step}"))
         else:
             archive.commit(archive.note(study, sops=[f"{study}.1.{draw.randint(1, 3)}"]))
         yield step

@@ -37,7 +37,7 @@ def test_other_bytes_under_a_uid_replace_the_vector_under_a_new_label(archive):
     archive.commit(archive.image("1.1"))
     old = {row.kind: row.label for row in archive.follow()}
     vector = archive.direction(99)
-    archive.commit(archive.image("1.1", sha256="other", embedding=vector))
+    archive.commit(archive.image("1.1", digest="other", embedding=vector))
     new = {row.kind: row for row in archive.follow()}
     assert set(new) == set(old)
     assert all(new[kind].label > max(old.values()) for kind in old)
@@ -48,19 +48,19 @@ def test_other_bytes_with_the_same_vector_keep_the_labels(archive):
     record = archive.image("1.1")
     archive.commit(record)
     before = [row.label for row in archive.follow()]
-    archive.commit(archive.image("1.1", sha256="other", embedding=record.embedding))
+    archive.commit(archive.image("1.1", digest="other", embedding=record.embedding))
     assert [row.label for row in archive.follow()] == before
 
 
 def test_replaced_bytes_without_a_vector_take_the_old_one_out(archive):
     archive.commit(archive.image("1.1"))
-    archive.commit(archive.image("1.1", sha256="other", embedding=None, state=InstanceState.GATED, reason="a foot"))
+    archive.commit(archive.image("1.1", digest="other", embedding=None, state=InstanceState.GATED, reason="a foot"))
     assert archive.searchable() == set()
     assert archive.catalogue.example_state("1.1.1.1") == (InstanceState.GATED, "a foot")
 
 
 def test_an_older_version_that_is_committed_later_does_not_win(archive):
-    older, newer = archive.image("1.1"), archive.image("1.1", sha256="newer", embedding=archive.direction(5))
+    older, newer = archive.image("1.1"), archive.image("1.1", digest="newer", embedding=archive.direction(5))
     archive.commit(newer)
     archive.commit(older)
     (image,) = (row for row in archive.follow() if row.kind is Kind.IMAGE)
@@ -69,7 +69,7 @@ def test_an_older_version_that_is_committed_later_does_not_win(archive):
 
 def test_an_instance_that_moves_to_another_study_leaves_the_first(archive):
     archive.commit(archive.image("1.1"))
-    archive.commit(archive.image("1.2", sop_instance_uid="1.1.1.1", sha256="corrected"))
+    archive.commit(archive.image("1.2", sop_instance_uid="1.1.1.1", digest="corrected"))
     assert archive.searchable() == {("IMAGE", "1.2", "1.1.1.1"), ("JOINT", "1.2", "")}
     assert archive.catalogue.studies(["1.1", "1.2"]).keys() == {"1.2"}
 
@@ -147,7 +147,7 @@ def test_an_object_that_comes_after_its_rejection_stays_hidden(archive, code):
     archive.commit(archive.note("1.1", code, sops=["1.1.1.1"]))
     archive.commit(archive.image("1.1", 1), archive.image("1.1", 2))
     assert archive.images() == {"1.1.1.2"}
-    archive.commit(archive.image("1.1", 1, sha256="sent again, changed"))
+    archive.commit(archive.image("1.1", 1, digest="sent again, changed"))
     assert archive.images() == {"1.1.1.2"}
 
 
@@ -186,7 +186,7 @@ def test_what_was_received_last_names_patient_and_study(archive, in_order):
 def test_another_patient_id_brings_its_own_issuer_and_demographics(archive):
     archive.commit(archive.image("1.1", 1, {"PatientID": "A", "IssuerOfPatientID": "WEST", "PatientSex": "F"}))
     assert archive.catalogue.studies(["1.1"])["1.1"].patient_key == "A\\WEST"
-    archive.commit(archive.image("1.1", 1, {"PatientID": "B"}, sha256="corrected"))
+    archive.commit(archive.image("1.1", 1, {"PatientID": "B"}, digest="corrected"))
     study = archive.catalogue.studies(["1.1"])["1.1"]
     assert study.patient_key == "B\\"
     assert "00100040" not in study.attributes

@@ -98,7 +98,7 @@ def test_what_is_rejected_meanwhile_leaves_both_generations_at_once(archive, sec
 def test_replaced_bytes_are_pending_again_in_the_other_generation(archive, second):
     archive.commit(archive.image("1.1"))
     reencode(archive, second)
-    archive.commit(archive.image("1.1", sha256="other", embedding=archive.direction(4)))
+    archive.commit(archive.image("1.1", digest="other", embedding=archive.direction(4)))
     assert rows_of(archive, second) == {}
     assert [item.sop_instance_uid for item in archive.catalogue.pending(second.generation_id, 5)] == ["1.1.1.1"]
 

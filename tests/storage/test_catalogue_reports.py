@@ -88,7 +88,7 @@ def test_a_report_whose_own_study_has_images_is_not_spread_by_its_accession_numb
 def test_a_report_leaves_a_study_that_its_corrected_version_no_longer_references(archive):
     archive.commit(archive.image("1.1"), archive.image("1.2"))
     archive.commit(archive.report("1.3", referenced_study_uids=("1.1",)))
-    archive.commit(archive.report("1.3", referenced_study_uids=("1.2",), sha256="corrected"))
+    archive.commit(archive.report("1.3", referenced_study_uids=("1.2",), digest="corrected"))
     assert archive.report_of("1.1") is None
     assert archive.report_of("1.2") == "1.3.9.1"
 
@@ -154,7 +154,7 @@ def test_an_older_version_that_comes_late_renews_nothing(archive):
 
 def test_a_report_replaced_under_its_uid_keeps_both_versions_and_shows_the_newer(archive):
     archive.commit(archive.image("1.1"), archive.report("1.1", text="first"))
-    archive.commit(archive.report("1.1", text="second", sha256="other"))
+    archive.commit(archive.report("1.1", text="second", digest="other"))
     assert archive.catalogue.studies(["1.1"])["1.1"].report.text == "second"
     assert [version.text for version in archive.catalogue.report_versions("1.1")] == ["first", "second"]
 

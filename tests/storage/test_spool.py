@@ -33,7 +33,7 @@ def put(spool: Spool, uid: str, content: bytes = b"x") -> Accepted:
         sop_instance_uid=uid,
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         calling_ae_title="MODALITY",
-        sha256=hashlib.sha256(content).hexdigest(),
+        digest=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
     )
 
@@ -101,7 +101,7 @@ def test_other_bytes_of_the_same_instance_supersede_and_both_hashes_are_kept(spo
     assert new == Accepted(new.spool_id, duplicate=False, superseded=True)
     assert new.spool_id > old.spool_id
     journal = sqlite3.connect(spool.directory / "journal.db")
-    hashes = {row[0] for row in journal.execute("SELECT sha256 FROM objects WHERE sop_instance_uid = '1.2.3'")}
+    hashes = {row[0] for row in journal.execute("SELECT digest FROM objects WHERE sop_instance_uid = '1.2.3'")}
     assert hashes == {hashlib.sha256(content).hexdigest() for content in (b"old", b"new")}
 
 
@@ -185,7 +185,7 @@ def test_many_threads_and_two_spools_on_one_journal_lose_nothing(spool):
     other.close()
     claimed = spool.claim(1000, "w")
     assert len({c.sop_instance_uid for c in claimed}) == 60
-    assert all(hashlib.sha256(c.path.read_bytes()).hexdigest() == c.sha256 for c in claimed)
+    assert all(hashlib.sha256(c.path.read_bytes()).hexdigest() == c.digest for c in claimed)
 
 
 def test_threads_that_send_the_same_object_at_once_leave_one_copy(spool):
@@ -224,7 +224,7 @@ if stage == "journalled":
     unlink = Path.unlink
     Path.unlink = lambda self, *a, **k: die() if self.parent == spool.incoming else unlink(self, *a, **k)
 spool.accept(path, sop_class_uid="1.2", sop_instance_uid="1.2.3", transfer_syntax_uid="1.2.840.10008.1.2",
-             calling_ae_title="A", sha256=hashlib.sha256(b"content").hexdigest(), size_bytes=7)
+             calling_ae_title="A", digest=hashlib.sha256(b"content").hexdigest(), size_bytes=7)
 """
 
 
@@ -270,7 +270,7 @@ def test_an_object_that_cannot_be_journalled_is_not_accepted_and_leaves_no_file(
     path.write_bytes(b"x")
     with pytest.raises((SpoolUnavailable, sqlite3.Error)):
         spool.accept(path, sop_class_uid="1", sop_instance_uid="1", transfer_syntax_uid="1", calling_ae_title="A",
-                     sha256="0", size_bytes=1)
+                     digest="0", size_bytes=1)
     assert list((spool.directory / "objects").rglob("*.dcm")) == []
 
 
@@ -280,6 +280,16 @@ def test_a_journal_of_another_layout_is_refused_with_the_cure(spool):
     journal.close()
     with pytest.raises(SpoolUnavailable, match="layout 99"):
         Spool(spool.directory)
+
+
+def test_a_journal_of_the_first_layout_keeps_what_waits(spool):
+    put(spool, "1.2.3", b"data")
+    journal = sqlite3.connect(spool.directory / "journal.db")
+    journal.execute("ALTER TABLE objects RENAME COLUMN digest TO sha256")
+    journal.execute("PRAGMA user_version = 1")
+    journal.close()
+    (claimed,) = Spool(spool.directory).claim(1, "w")
+    assert claimed.digest == hashlib.sha256(b"data").hexdigest()
 
 
 def test_only_the_service_can_look_into_the_spool(spool):

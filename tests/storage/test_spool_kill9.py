@@ -33,7 +33,7 @@ for name in ("fsync", "fdatasync", "link", "rename", "replace", "unlink", "mkdir
 spool._journal._writer.set_trace_callback(lambda statement: step())
 path = spool.new_file()
 path.write_bytes(b"object")
-spool.accept(path, sop_class_uid="1.2.840.10008.5.1.4.1.1.1", sop_instance_uid="1.2.3", sha256="0" * 64,
+spool.accept(path, sop_class_uid="1.2.840.10008.5.1.4.1.1.1", sop_instance_uid="1.2.3", digest="0" * 64,
              transfer_syntax_uid="1.2.840.10008.1.2.1", calling_ae_title="PACS", size_bytes=6)
 print("acknowledged", calls, flush=True)
 step()

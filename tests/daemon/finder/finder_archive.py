@@ -58,7 +58,7 @@ class Archive:
     ):
         return InstanceRecord(
             sop_class_uid=sop_class, sop_instance_uid=f"{study}.{number}", series_instance_uid=f"{study}.0",
-            study_instance_uid=study, transfer_syntax_uid=transfer_syntax, sha256=f"{study}.{number}", size_bytes=1,
+            study_instance_uid=study, transfer_syntax_uid=transfer_syntax, digest=f"{study}.{number}", size_bytes=1,
             calling_ae_title="PACS", received_at=datetime(2026, 1, 1, tzinfo=UTC),
             attributes={**attributes, "0020000E": element("UI", f"{study}.0")}, state=state, **more,
         )  # fmt: skip

@@ -45,7 +45,7 @@ def put(spool, uid, syntax):
     data = path.read_bytes()
     spool.accept(
         path, sop_class_uid=DX, sop_instance_uid=uid, transfer_syntax_uid=syntax, calling_ae_title="PACS",
-        sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data),
+        digest=hashlib.sha256(data).hexdigest(), size_bytes=len(data),
     )  # fmt: skip
     spool.finish([item.spool_id for item in spool.claim(10, "test")], keep=True)
 

@@ -153,7 +153,7 @@ def test_an_object_that_waits_in_the_spool_is_known_and_not_yet_encoded(running,
     path.write_bytes(b"object")
     spool.accept(
         path, sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1", sop_instance_uid="1.77.1", transfer_syntax_uid=IMPLICIT,
-        calling_ae_title="PACS", sha256="0" * 64, size_bytes=6,
+        calling_ae_title="PACS", digest="0" * 64, size_bytes=6,
     )
     assert final(finder.ask(request(private_keys={"QueryUID": "1.77.1"}))).Status == 0xC102
     spool.quarantine(spool.claim(1, "w")[0].spool_id, "unreadable")

@@ -42,7 +42,7 @@ def test_what_is_rejected_or_replaced_is_no_longer_found(archive, open_set):
     archive.commit(archive.image("1.1", 1), archive.image("1.1", 2), archive.image("1.2"))
     indexes = open_set()
     archive.commit(archive.note("1.1", sops=["1.1.1.1"]))
-    archive.commit(archive.image("1.2", sha256="other", embedding=archive.direction(5)))
+    archive.commit(archive.image("1.2", digest="other", embedding=archive.direction(5)))
     indexes.follow()
     assert held(indexes) == archive.searchable()
     found = indexes.search(Kind.IMAGE, archive.direction(5), 9)
@@ -70,7 +70,7 @@ def test_a_snapshot_and_the_tail_give_what_a_rebuild_gives(archive, open_set, tm
     assert first.snapshot() is True
     assert first.snapshot() is False
     archive.commit(archive.note("1.1", sops=["1.1.1.1"]), archive.report("1.3", 2), archive.image("2.1"))
-    archive.commit(archive.image("1.2", sha256="other", embedding=archive.direction(1)))
+    archive.commit(archive.image("1.2", digest="other", embedding=archive.direction(1)))
     restored = open_set()
     assert restored._snapshot_sequence == first.sequence
     shutil.rmtree(tmp_path / "index")
