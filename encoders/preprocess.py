@@ -97,10 +97,12 @@ def sheet_of_bytes(image: Image.Image, sizes: Sequence[int]) -> UInt8:
 
 
 def _standardised(batch: Float32, constants: Preprocessing) -> Float32:
-    mean = batch.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
-    spread = batch.std(axis=(1, 2), keepdims=True, dtype=np.float64)
-    unit = np.clip((batch - mean) / np.maximum(spread, 1e-3), -constants.limit, constants.limit)
-    return np.asarray(unit * constants.spread, dtype=np.float32)
+    centred = batch - batch.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    spread = np.sqrt(np.square(centred).mean(axis=(1, 2), keepdims=True, dtype=np.float64)).astype(np.float32)
+    centred /= np.maximum(spread, np.float32(1e-3))
+    np.clip(centred, -constants.limit, constants.limit, out=centred)
+    centred *= np.float32(constants.spread)
+    return centred
 
 
 def standardise(batch: Float32, constants: Preprocessing) -> Float32:

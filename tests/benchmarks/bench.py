@@ -34,7 +34,9 @@ HERE = Path(__file__).parent
 TIMEOUT_S, TIMEOUT_FULL_S = 600, 3 * 3600
 ERROR_LINES = 30
 #: Suites that do the finder's work, and their peers beside it, in their own process: with its environment.
-AS_FINDER = {"growth", "query", "search", "start"}
+AS_FINDER = ("growth", "query", "search", "start")
+#: As cxrfind run --role worker: numpy's threads would spin on beside those that encode.
+ENVIRONMENTS = {name: FINDER_ENVIRONMENT for name in AS_FINDER} | {"encoder": {"OPENBLAS_NUM_THREADS": "1"}}
 PROFILES = {"flamegraph": "svg", "speedscope": "speedscope.json"}
 
 
@@ -82,7 +84,7 @@ def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
     paths = os.pathsep.join([str(options.suites.resolve()), str(HERE), os.environ.get("PYTHONPATH", "")])
     began, timeout_s = time.monotonic(), options.timeout or (TIMEOUT_FULL_S if options.full else TIMEOUT_S)
     problem = ""
-    environment = (FINDER_ENVIRONMENT if name in AS_FINDER else {}) | os.environ | {"PYTHONPATH": paths}
+    environment = ENVIRONMENTS.get(name, {}) | os.environ | {"PYTHONPATH": paths}
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [str(part) for part in command], stderr=log, env=environment, start_new_session=True
