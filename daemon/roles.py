@@ -43,10 +43,6 @@ BEAT_INTERVAL_S = 1.0
 #: control group would leave the worker next to nothing.
 WORKER_NICENESS = 10
 
-#: A query asks for the GIL several times, and waits so long for each while a thread follows the Catalogue or takes
-#: studies in; Python's own 5 ms tripled a query's time then.
-FINDER_SWITCH_INTERVAL_S = 0.0005
-
 #: Blocks up to this size are kept by malloc, and so much free memory in all; mallopt(3).
 KEPT_BYTES = 256 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -241,11 +237,6 @@ def give_way() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def take_turns() -> None:
-    """Let the threads of this process, the finder's, have the GIL by short turns: answers need little of it."""
-    sys.setswitchinterval(FINDER_SWITCH_INTERVAL_S)
-
-
 def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, index: int) -> None:
     shown: dict[str, Any] = {}
     match name:                                                     # each role imports its own libraries only
@@ -263,7 +254,6 @@ def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, in
         case "finder":
             from daemon import finder
 
-            take_turns()
             beat.facts = shown.copy
             finder.run(config, stop, beat.ready.set, shown)
         case _:

@@ -12,15 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.notify import Notifier
-from daemon.roles import (
-    FINDER_ENVIRONMENT,
-    FINDER_SWITCH_INTERVAL_S,
-    WORKER_NICENESS,
-    Heartbeat,
-    heartbeat_path,
-    read_heartbeat,
-    run_folder,
-)
+from daemon.roles import FINDER_ENVIRONMENT, WORKER_NICENESS, Heartbeat, heartbeat_path, read_heartbeat, run_folder
 
 
 @pytest.fixture
@@ -126,12 +118,6 @@ def test_a_worker_is_nice_and_its_encoder_threads_sleep_when_they_wait():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(os.nice(0) + WORKER_NICENESS, 19)
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
-
-
-def test_threads_of_the_finder_get_the_interpreter_by_short_turns():
-    code = "import sys; from daemon.roles import take_turns; take_turns(); print(sys.getswitchinterval())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(FINDER_SWITCH_INTERVAL_S)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
