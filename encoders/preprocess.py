@@ -97,7 +97,7 @@ def sheet_of_bytes(image: Image.Image, sizes: Sequence[int]) -> UInt8:
 
 
 def _standardised(batch: Float32, constants: Preprocessing) -> Float32:
-    centred = batch - batch.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    centred: Float32 = batch - batch.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
     spread = np.sqrt(np.square(centred).mean(axis=(1, 2), keepdims=True, dtype=np.float64)).astype(np.float32)
     centred /= np.maximum(spread, np.float32(1e-3))
     np.clip(centred, -constants.limit, constants.limit, out=centred)
