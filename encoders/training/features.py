@@ -38,7 +38,7 @@ def with_features(
     experiment on the same tower shares them.
     """
     tower = model.image_tower
-    if not isinstance(tower, SideBySide):
+    if not isinstance(tower, SideBySide) or model.attention != "none":      # what is attended to is of all towers
         compute = _Features(tower, model.image_features, model.attention, constants)
         return replace(arrays, images=compute.kept(arrays, arrays.images, folder, progress))
     parts = []

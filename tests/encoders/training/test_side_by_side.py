@@ -15,6 +15,7 @@ from encoders.training.augment import plain, standardised
 from encoders.training.build import load_run
 from encoders.training.experiment import ExperimentError, ImageSection
 from encoders.training.export import ExportOptions, export
+from encoders.training.features import with_features
 from encoders.training.project import ProjectionOptions
 from encoders.training.stack import StackError, stack_runs
 from encoders.training.trainer import select, train
@@ -155,3 +156,15 @@ def test_a_checkpoint_in_eight_bits_gives_the_vectors_of_one_in_sixteen(tmp_path
 def test_models_that_cannot_be_stacked_are_named(tmp_path, trained):
     with pytest.raises(StackError, match="no direct predictions"):
         stack_runs([trained(1), trained(2, direct=False)], tmp_path / "both")
+
+
+def test_features_of_towers_that_attend_together_are_what_the_model_computes(tmp_path, trained):
+    run = load_run(stack_runs([trained(1), trained(2)], tmp_path / "both"))
+    arrays = build_arrays(select(run.experiment, "val"), run.vocabularies, (32,), tmp_path)
+    images = standardised(plain(torch.from_numpy(np.array(arrays.images)), (32,)), run.constants)
+    for attention in ("none", "crop"):
+        run.model.attention = attention
+        with torch.inference_mode():
+            expected = run.model.image_features(images)
+        found = with_features(run.model, arrays, run.constants, tmp_path).images
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
