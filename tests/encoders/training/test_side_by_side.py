@@ -159,12 +159,16 @@ def test_models_that_cannot_be_stacked_are_named(tmp_path, trained):
 
 
 def test_features_of_towers_that_attend_together_are_what_the_model_computes(tmp_path, trained):
-    run = load_run(stack_runs([trained(1), trained(2)], tmp_path / "both"))
-    arrays = build_arrays(select(run.experiment, "val"), run.vocabularies, (32,), tmp_path)
-    images = standardised(plain(torch.from_numpy(np.array(arrays.images)), (32,)), run.constants)
+    run, constants = load_run(trained(1)), Preprocessing(size=128)
+    torch.manual_seed(0)
+    run.model.image_tower = build_image_tower("efficientnet-lite0+efficientnet-lite0", pretrained=False).eval()
+    arrays = build_arrays(select(run.experiment, "val"), run.vocabularies, (128,), tmp_path)
+    images = standardised(plain(torch.from_numpy(np.array(arrays.images)), (128,)), constants)
+    found = {}
     for attention in ("none", "crop"):
         run.model.attention = attention
         with torch.inference_mode():
             expected = run.model.image_features(images)
-        found = with_features(run.model, arrays, run.constants, tmp_path).images
-        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
+        found[attention] = torch.from_numpy(with_features(run.model, arrays, constants, tmp_path).images)
+        torch.testing.assert_close(found[attention], expected, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(found["none"], found["crop"], atol=1e-3)
