@@ -360,5 +360,11 @@ def _in_short(pool: Mapping[str, Any], reference: str, chance: str) -> str:
     if reference in pool["cross_modal"]:
         found = pool["cross_modal"][reference]["image_to_report"]["r@10"]
         parts.append(f"image to report R@10 {found['mean']:.3f}, chance {found['chance']:.3f}")
-    parts.append(f"mean AUC {pool['macro_auc'][reference]:.3f}")
+    for name, own in pool["mean_auc"].items():
+        told = "" if name == reference else f"{name} "
+        gain = own.get("reference_minus_this")
+        parts.append(
+            f"mean AUC {told}{own['mean']:.3f} ({own['low']:.3f} to {own['high']:.3f})"
+            + (f", {reference} minus it {gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})" if gain else "")
+        )
     return f"{pool['source']}, {pool['view']}: " + "; ".join(parts)

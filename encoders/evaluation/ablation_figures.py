@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from encoders.evaluation.cross_modal import right_ranks
 from encoders.evaluation.pools import LEAST_IMAGES, Float, Pool
+from encoders.evaluation.resampling import auc_draws, interval, mean_draws, resamples
 from encoders.evaluation.systems import System
 from encoders.training import metrics
 from encoders.training.validation import MIN_POSITIVES, mean_auc
-
-ROUNDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +47,6 @@ class Figure:
 
 #: (source, figure) -> what a system reaches there.
 Judged = dict[tuple[str, str], Figure]
-
-
-def interval(draws: Float) -> tuple[float, float]:
-    """Return the middle 95 % of draws."""
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def resamples(n: int) -> NDArray[np.float64]:
-    """Return (ROUNDS, n): how often each image stands in each draw."""
-    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), ROUNDS).astype(np.float64)
-
-
-def mean_draws(values: Float, times: Float) -> Float:
-    """Return the mean of values (n,), NaN where there is none, in each draw."""
-    known = ~np.isnan(values)
-    total = times @ known
-    return np.asarray(times @ np.nan_to_num(values) / np.where(total > 0, total, np.nan))
-
-
-def auc_draws(scores: Float, truth: Float, times: Float) -> Float:
-    """Return the AUC of scores without ties in each draw; NaN where a draw lacks a class."""
-    known = ~np.isnan(truth)
-    order = np.argsort(scores[known], kind="stable")
-    positive, weights = truth[known][order] > 0.5, times[:, known][:, order]
-    positives, negatives = weights * positive, weights * ~positive
-    below = np.cumsum(negatives, 1)
-    pairs = positives.sum(1) * negatives.sum(1)
-    return np.asarray((positives * below).sum(1) / np.where(pairs > 0, pairs, np.nan))
 
 
 def _spread(values: Float, rows: NDArray[np.intp], n: int) -> Float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from encoders.evaluation.ablation_figures import Figure, Judged, interval
+from encoders.evaluation.ablation_figures import Figure, Judged
+from encoders.evaluation.resampling import interval
 from encoders.evaluation.systems import RANDOM
 
 if TYPE_CHECKING:

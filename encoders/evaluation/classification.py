@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from encoders.base import FINDING_NAMES, Basis, Encoder, Float32, ReportText
 from encoders.evaluation.pools import ABNORMAL, Float, Pool
+from encoders.evaluation.resampling import auc_draws, interval, resamples
 from encoders.evaluation.systems import System
 from encoders.findings import label_array
 from encoders.training import metrics
@@ -63,6 +65,37 @@ def macro_auc(table: list[dict[str, Any]]) -> float:
     """Return the AUC averaged over the findings proper; NaN without any."""
     values = [row["auc"] for row in table if row["finding"] != "No Finding"]
     return float(np.mean(values)) if values else float("nan")
+
+
+def mean_auc(models: Sequence[System], pool: Pool) -> dict[str, dict[str, Any]]:
+    """Return system -> AUC averaged over the findings proper, interval, paired difference to the first system.
+
+    Empty where no finding has enough images of both kinds. Interval and difference: bootstrap over images.
+    """
+    labels = pool.labels.astype(np.float64)
+    enough = [
+        column
+        for column in range(labels.shape[1])
+        if FINDING_NAMES[column] != "No Finding"
+        and min(np.nansum(labels[:, column]), np.nansum(1 - labels[:, column])) >= LEAST_POSITIVES
+    ]
+    times = resamples(len(labels))
+    table: dict[str, dict[str, Any]] = {}
+    first: Float | None = None
+    for system in models if enough else ():
+        if system.findings is None:
+            continue
+        scores = system.findings[pool.rows].astype(np.float64)
+        truth = np.where(np.isfinite(scores), labels, np.nan)           # unreadable images
+        draws = np.nanmean([auc_draws(scores[:, c], truth[:, c], times) for c in enough], axis=0)
+        low, high = interval(draws)
+        mean = float(np.mean([metrics.auc(scores[:, c], truth[:, c]) for c in enough]))
+        table[system.name] = {"mean": mean, "low": low, "high": high}
+        if first is None:
+            first, reference = draws, mean
+        else:
+            table[system.name]["reference_minus_this"] = (reference - mean, *interval(first - draws))
+    return table
 
 
 def reliability(probability: Float, truth: NDArray[np.bool_]) -> dict[str, Any]:

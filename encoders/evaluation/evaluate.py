@@ -131,7 +131,7 @@ def _judge(
             system.name: figures for system in models if (figures := cross_modal(system, pool)) is not None
         },
         "findings": found,
-        "macro_auc": {name: classification.macro_auc(table) for name, table in found.items()},
+        "mean_auc": classification.mean_auc(models, pool),
         "calibration": {
             system.name: {
                 "findings": classification.finding_calibration(system, pool),

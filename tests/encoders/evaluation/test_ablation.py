@@ -9,8 +9,8 @@ from PIL import Image
 
 from encoders.datasets import Example, write_manifest
 from encoders.evaluation import ablation
-from encoders.evaluation.ablation_figures import auc_draws, interval, mean_draws, resamples
 from encoders.evaluation.ablation_page import markdown
+from encoders.evaluation.resampling import auc_draws, interval, mean_draws, resamples
 from encoders.phantom import draw
 from encoders.training import metrics
 from encoders.training.experiment import ExperimentError
@@ -125,7 +125,7 @@ def test_a_row_against_none_that_is_shown_is_refused(folder):
 
 def test_draws_are_what_the_figure_is_in_the_resampled_pool():
     generator = np.random.default_rng(3)
-    scores, truth = generator.normal(size=60), (generator.random(60) < 0.3).astype(float)
+    scores, truth = generator.normal(size=60).round(1), (generator.random(60) < 0.3).astype(float)
     truth[5] = np.nan
     times = resamples(60)[:20]
     for draw_, counts in zip(auc_draws(scores, truth, times), times, strict=True):

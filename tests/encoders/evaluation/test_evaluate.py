@@ -60,7 +60,15 @@ def test_auc_average_precision_and_labels_are_those_of_the_model(judged):
     table = {row["finding"]: row for row in pool(judged)["findings"]["seeing"]}
     assert set(table) >= {"Cardiomegaly", "Edema", "Pneumothorax", "Pleural Effusion"}
     assert all(table[name]["auc"] == 1 and table[name]["ap"] == 1 for name in ("Cardiomegaly", "Edema"))
-    assert pool(judged)["macro_auc"]["seeing"] == 1
+    assert pool(judged)["mean_auc"]["seeing"] == {"mean": 1, "low": 1, "high": 1}
+
+
+def test_the_difference_in_mean_auc_is_paired_image_by_image(judged):
+    blind = pool(judged)["mean_auc"]["blind"]
+    assert blind["low"] < blind["mean"] < blind["high"] < 1
+    difference, low, high = blind["reference_minus_this"]
+    assert difference == pytest.approx(1 - blind["mean"])
+    assert (low, high) == pytest.approx((1 - blind["high"], 1 - blind["low"]))  # the reference is right in every draw
 
 
 def test_calibration_compares_what_was_said_with_what_was_so(judged):
