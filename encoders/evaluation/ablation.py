@@ -1,7 +1,8 @@
 """A table of experiments: each trained with several seeds, all judged alike on the same validation images.
 
 ``python -m encoders.evaluation.ablation --manifest studies.csv --output runs/``: runs go on where they stopped, and
-runs that are done are only judged again.
+runs that are done are only judged again. With ``--earlier ablations.json --checkpoint folder`` only the checkpoint is
+judged, beside the figures of before.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from encoders.training.arrays import Arrays, build_arrays
 from encoders.training.build import load_run
 from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
 from encoders.training.features import with_features
+from encoders.training.manifest import Sample
 from encoders.training.trainer import select, train
 from encoders.training.validation import run as outputs_of
 
 TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"
 JSON_FILE, PAGE_FILE = "ablations.json", "ABLATIONS.md"
 EXCHANGED = "images exchanged in validation"
+SHIPPED = "shipped model"
 CHANCE_SEEDS = 20
 
 
@@ -145,6 +148,41 @@ def exchanged_in(systems: Sequence[System], every: Sequence[Pool]) -> list[Syste
     return result
 
 
+def judged_pools(samples: Sequence[Sample], table: Table) -> list[Pool]:
+    """Return the pools of the table's columns, out of a split's images."""
+    return [
+        pool
+        for pool in pools(samples, range(len(samples)))
+        if any(pool.source == column.source for column in table.columns)
+        and np.nansum(pool.abnormal) >= LEAST_QUERIES
+    ]
+
+
+def shipped_system(checkpoint: Path, samples: Sequence[Sample]) -> System:
+    """Return what a checkpoint says of the images."""
+    from encoders.common_subspace import CommonSubspaceEncoder
+
+    return checkpoint_system(SHIPPED, CommonSubspaceEncoder.load(checkpoint, "cpu", 1), samples)[0]
+
+
+def replaced(earlier: dict[str, Any], table: Table, folder: Path, manifest: Path, checkpoint: Path) -> dict[str, Any]:
+    """Return earlier figures with the checkpoint's row judged anew; nothing is trained.
+
+    Raises
+    ------
+    ExperimentError
+        If the figures are not those of the table's columns.
+    """
+    if earlier.get("columns") != [column.model_dump() for column in table.columns]:
+        raise ExperimentError("the earlier figures are of another table; run the table without --earlier")
+    experiment, _ = next(planned(table.rows[0], table, folder, manifest, Path()))
+    samples = [sample for sample in select(experiment, "val") if sample.image_path is not None]
+    judged = judge([shipped_system(checkpoint, samples)], judged_pools(samples, table))
+    row = tables(Results(table, {SHIPPED: judged}))["rows"]
+    kept = [each for each in earlier["rows"] if each["name"] != SHIPPED]
+    return {**earlier, "notes": list(table.notes), "rows": kept + row}
+
+
 def run(
     table: Table, folder: Path, manifest: Path, output: Path, shipped: Path | None = None, *, quiet: bool = False
 ) -> Results:
@@ -168,22 +206,14 @@ def run(
     if held_out is None:
         raise ExperimentError("the table has no rows")
     samples = held_out.samples
-    chosen = [
-        pool
-        for pool in pools(samples, range(len(samples)))
-        if any(pool.source == column.source for column in table.columns)
-        and np.nansum(pool.abnormal) >= LEAST_QUERIES
-    ]
+    chosen = judged_pools(samples, table)
     control = exchanged_in(systems[list(systems)[-1]], chosen)
     systems = {RANDOM: chance(len(samples)), EXCHANGED: control, **systems}
     words = tfidf_system([text_of(sample) for sample in samples])
     if words is not None:
         systems[words.name] = [words]
     if shipped is not None:
-        from encoders.common_subspace import CommonSubspaceEncoder
-
-        model, _ = checkpoint_system("shipped model", CommonSubspaceEncoder.load(shipped, "cpu", 1), samples)
-        systems[model.name] = [model]
+        systems[SHIPPED] = [shipped_system(shipped, samples)]
     for name, runs in systems.items():
         results.judged[name] = judge(runs, chosen)
     return results
@@ -195,11 +225,22 @@ def run(
 @click.option("--table", "table_file", default=TABLE, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="A checkpoint to judge beside them.")
+@click.option("--earlier", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Figures (ablations.json) to keep: only the checkpoint is judged, nothing is trained.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write the Markdown here instead.")
-def main(manifest: Path, output: Path, table_file: Path, checkpoint: Path | None, page: Path | None) -> None:
+def main(
+    manifest: Path, output: Path, table_file: Path, checkpoint: Path | None, earlier: Path | None, page: Path | None
+) -> None:
     """Train and judge the rows of a table; write ablations.json and ABLATIONS.md into the output folder."""
-    results = run(load_table(table_file), table_file.parent, manifest, output, checkpoint)
-    values: dict[str, Any] = plain(tables(results))
+    table = load_table(table_file)
+    if earlier is None:
+        values: dict[str, Any] = plain(tables(run(table, table_file.parent, manifest, output, checkpoint)))
+    elif checkpoint is None:
+        raise click.UsageError("--earlier keeps the trained rows; name the checkpoint to judge beside them, too")
+    else:
+        kept = json.loads(earlier.read_text(encoding="utf-8"))
+        values = plain(replaced(kept, table, table_file.parent, manifest, checkpoint))
+    output.mkdir(parents=True, exist_ok=True)
     (output / JSON_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     (page or output / PAGE_FILE).write_text(markdown(values), encoding="utf-8")
 

@@ -1,12 +1,14 @@
 """A small ablation table from experiments to page, and the arithmetic of its intervals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from encoders.checkpoint import SHIPPED
 from encoders.datasets import Example, write_manifest
 from encoders.evaluation import ablation
 from encoders.evaluation.ablation_page import markdown
@@ -85,8 +87,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def _run(folder):
-    arguments = ["--manifest", folder / "studies.csv", "--output", folder / "out", "--table", folder / "table.toml"]
+def _run(folder, *more):
+    files = ["--manifest", folder / "studies.csv", "--output", folder / "out", "--table", folder / "table.toml"]
+    arguments = [*files, *more]
     done = CliRunner().invoke(ablation.main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads((folder / "out" / "ablations.json").read_text(encoding="utf-8"))
@@ -114,6 +117,21 @@ def test_a_table_is_trained_once_and_judged_with_chance_controls_seeds_and_diffe
     assert len(states) == 3
     assert _run(folder) == values
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("best.pt")} == states
+
+
+def test_a_new_checkpoint_is_judged_beside_earlier_figures_without_training_anything(folder):
+    without = _run(folder)
+    whole = _run(folder, "--checkpoint", SHIPPED)
+    assert whole["rows"][-1]["name"] == "shipped model"
+    earlier = folder / "earlier.json"
+    stale = {"name": "shipped model", "against": "", "figures": {}}
+    earlier.write_text(json.dumps({**without, "rows": [*without["rows"], stale]}), encoding="utf-8")
+    shutil.rmtree(folder / "out")
+    assert _run(folder, "--earlier", earlier, "--checkpoint", SHIPPED) == whole
+    assert not list((folder / "out").rglob("best.pt"))
+    earlier.write_text(json.dumps({**without, "columns": []}), encoding="utf-8")
+    with pytest.raises(ExperimentError, match="of another table"):
+        _run(folder, "--earlier", earlier, "--checkpoint", SHIPPED)
 
 
 def test_a_row_against_none_that_is_shown_is_refused(folder):
