@@ -109,8 +109,10 @@ class EncoderSection(_Section):
     runtime: Literal["torch", "openvino", "onnxruntime", "auto"] = Field(
         "torch", description="what computes images; auto: the fastest installed one that agrees with torch"
     )
-    precision: Literal["auto", "f32", "bf16"] = Field(
-        "auto", description="of openvino; bf16 needs a CPU with it; auto: the fastest that agrees with torch"
+    precision: Literal["auto", "f32", "mixed", "bf16"] = Field(
+        "auto",
+        description="of openvino; bf16 needs a CPU with it, and so does mixed, bf16 after the early layers; auto: the "
+        "fastest that agrees with torch",
     )
 
 

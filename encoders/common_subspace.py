@@ -202,6 +202,11 @@ class CommonSubspaceEncoder:
         features, embedding, findings, view = (np.concatenate(column) for column in zip(*parts, strict=True))
         return features, embedding, findings, view
 
+    @property
+    def model(self) -> MultimodalModel:
+        """The towers and what is predicted from them, in evaluation mode."""
+        return self._model  # type: ignore[no-any-return]
+
     def _finish(self, outputs: Outputs) -> tuple[Float32, Float32]:
         """Return unit vectors (n, dim) and the findings' probabilities (n, 14)."""
         features, embedding, findings, _ = outputs

@@ -107,7 +107,7 @@ _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
-    model = encoder._model
+    model = encoder.model
     with torch.no_grad():
         inputs = torch.from_numpy(encoder._inputs([image])).unsqueeze(1).to(encoder._device)
         whole = model.image_tower(inputs).float()
@@ -124,7 +124,7 @@ def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
 
 def _coordinates(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
     """Return vectors (n, dim), not normalised, of pooled features (n, channels), as `encode_images` does."""
-    model, projection = encoder._model, encoder._projection
+    model, projection = encoder.model, encoder._projection
     described = (features.clamp_min(0) + FLOOR) ** projection.root
     slots = torch.cat([described, functional.normalize(model.subspace(features, IMAGE), dim=1)], 1)
     matrix, bias = (torch.from_numpy(part[IMAGE]).to(features.device) for part in (projection.matrix, projection.bias))

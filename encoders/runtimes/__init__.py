@@ -46,7 +46,8 @@ class RuntimeChoice:
     name : str
         ``torch``, one of OPTIONAL, or ``auto``: the fastest of all that are installed and agree with torch.
     precision : str
-        ``f32``, ``bf16``, or ``auto``: the fastest that agrees with torch. Torch always computes in f32.
+        ``f32``, ``bf16``, ``mixed`` (bf16 after the early layers), or ``auto``: the fastest that agrees with torch.
+        Torch always computes in f32.
     cache : Path
         Folder of exported models, made when there is none.
     """

@@ -10,6 +10,7 @@ import torch
 
 from encoders.base import Float32
 from encoders.runtimes import Engine, Outputs
+from encoders.runtimes.cutting import cut
 from encoders.runtimes.graph import INPUT, OUTPUTS, ImageGraph, arrays
 
 
@@ -28,8 +29,15 @@ class TorchEngine:
             return cast(Outputs, arrays(self._graph(batch)))
 
 
+#: Layers whose maps have more than this share of the input's rows compute in f32 in ``mixed``: stride 8 and below.
+EARLY = 0.1
+
+
 class OpenVinoEngine:
-    """OpenVINO on the CPU; in bfloat16 only where the CPU has instructions for it."""
+    """OpenVINO on the CPU; in bfloat16 only where the CPU has instructions for it.
+
+    ``mixed``: the early layers in f32, whose rounding all others carry on, and the rest in bfloat16.
+    """
 
     @staticmethod
     def precisions() -> tuple[str, ...]:
@@ -37,26 +45,35 @@ class OpenVinoEngine:
         import openvino
 
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return ("f32", "bf16") if "BF16" in capabilities else ("f32",)
+        return ("f32", "mixed", "bf16") if "BF16" in capabilities else ("f32",)
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import openvino
 
         core = openvino.Core()
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
             "NUM_STREAMS": 1,                       # a batch at a time, by all threads
             "ENABLE_CPU_PINNING": False,            # decoders and other workers share the cores
         }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         self.name = f"openvino {precision}"
-        self._compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
+        model = core.read_model(path)
+        parts = [(model, precision)]
+        if precision == "mixed":
+            rows = model.input(INPUT).get_partial_shape()[2].get_length()
+            parts = list(zip(cut(model, max(2, round(EARLY * rows))), ("f32", "bf16"), strict=True))
+        self._compiled: list[Any] = [
+            core.compile_model(part, "CPU", {**settings, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts
+        ]
 
     def __call__(self, inputs: Float32) -> Outputs:
-        """Compute with OpenVINO; a request of its own for each call."""
-        request = self._compiled.create_infer_request()
-        found = request.infer({INPUT: inputs}, share_inputs=True)
+        """Compute with OpenVINO; requests of its own for each call."""
+        given, found = [inputs], {}
+        for part in self._compiled:
+            request = part.create_infer_request()
+            found = request.infer(dict(enumerate(given)), share_inputs=True)
+            given = list(found.values())
         return cast(Outputs, tuple(np.asarray(found[name], np.float32) for name in OUTPUTS))
 
 
@@ -88,7 +105,7 @@ class ExportedEngine(Engine, Protocol):
 
     @staticmethod
     def precisions() -> tuple[str, ...]:
-        """Return in what it can compute on this machine: ``f32``, ``bf16``."""
+        """Return in what it can compute on this machine: ``f32``, ``mixed``, ``bf16``."""
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         """Compile an ONNX file; 0 threads for as many as there are cores."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from encoders.base import Float32
 from encoders.checkpoint import sha256_of
 from encoders.runtimes import RuntimeUnusable
-from encoders.towers.model import DIRECT_SHARE, MultimodalModel
+from encoders.towers.model import MultimodalModel
 
 #: Raised when ImageGraph computes something else than before: files of an older number are not used again.
 GRAPH = 1
@@ -33,9 +33,7 @@ class ImageGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features, embedding = self.model.embed_images(images)
-        findings = self.model.subspace.predict(embedding, "findings")
-        if "findings" in self.model.direct:
-            findings = findings + DIRECT_SHARE * self.model.direct["findings"](features)
+        findings = self.model.findings(features, embedding)
         return features, embedding, findings, self.model.subspace.predict(embedding, "view")
 
 

@@ -81,6 +81,13 @@ class MultimodalModel(nn.Module):
         features = self.image_features(images)
         return features, self.subspace(features, IMAGE)
 
+    def findings(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """Return the findings' logits (n, 14): by the subspace, and by the direct predictions where there are any."""
+        logits = self.subspace.predict(embedding, "findings")
+        if "findings" in self.direct:
+            logits = logits + DIRECT_SHARE * self.direct["findings"](features)
+        return logits
+
     def embed_prepared(self, prepared: Tensor) -> Tensor:  # text tower's input -> (n, dim)
         embedding: Tensor = self.subspace(self.text_module(prepared), TEXT)
         return embedding

@@ -64,7 +64,7 @@ def _load(folder: Path) -> _Member:
         encoder = CommonSubspaceEncoder.load(folder)
         image = encoder.card["architecture"]["image"]
         labels = {name: tuple(labels) for name, labels in encoder.card["vocabularies"].items()}
-        return _Member(encoder._model, _sized(image["tower"], encoder.image_size), labels, None)
+        return _Member(encoder.model, _sized(image["tower"], encoder.image_size), labels, None)
     run = load_run(folder)
     image_section = run.experiment.image
     labels = {v.name: v.labels for v in run.vocabularies}
@@ -73,8 +73,8 @@ def _load(folder: Path) -> _Member:
 
 def _predict(model: MultimodalModel, features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the findings' logits (n, 14) by the subspace, and those of the encoder, direct predictions included."""
-    through = model.subspace.predict(model.subspace(features, IMAGE), "findings")
-    return through, through + DIRECT_SHARE * model.direct["findings"](features)
+    embedding = model.subspace(features, IMAGE)
+    return model.subspace.predict(embedding, "findings"), model.findings(features, embedding)
 
 
 def ridge(features: Tensor, wanted: Tensor, penalty: float = RIDGE) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,9 @@ from encoders.preprocess import sheet_shape
 from encoders.registry import load_encoder
 from encoders.runtimes import OPTIONAL, RuntimeChoice, RuntimeUnusable, missing_packages, require
 from encoders.runtimes.choosing import LEAST_COSINE
+from encoders.runtimes.cutting import cut
 from encoders.runtimes.engines import ENGINES
-from encoders.runtimes.graph import GraphFile, ImageGraph
+from encoders.runtimes.graph import OUTPUTS, GraphFile, ImageGraph
 
 DATA = Path(os.environ.get("CXRFIND_TEST_DATA", "/nonexistent")) / "cxr"
 INSTALLED = [name for name in OPTIONAL if not missing_packages(name)]
@@ -112,6 +113,40 @@ def test_bfloat16_keeps_the_ten_nearest_or_is_refused(cache, images, by_torch):
         assert cosines.min() < LEAST_COSINE                                 # of these images, too: no false alarm
     else:
         assert kept >= 0.98
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="install cxrfind[openvino]")
+def test_bfloat16_after_the_early_layers_keeps_vectors_and_the_ten_nearest(cache, images, by_torch):
+    if "mixed" not in ENGINES["openvino"].precisions():
+        pytest.skip("this CPU has no bfloat16")
+    encoder = opened("openvino", cache, "mixed")
+    encoding = encoder.encode_images(images)
+    assert encoder.runtime == "openvino mixed"
+    assert (encoding.embeddings * by_torch.embeddings).sum(1).min() >= LEAST_COSINE
+    assert overlap_at_ten(encoding.embeddings, by_torch.embeddings) >= 0.98
+    assert np.abs(encoding.findings - by_torch.findings).max() < 0.03
+    assert not np.array_equal(encoding.embeddings, opened("openvino", cache).encode_images(images).embeddings)
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="install cxrfind[openvino]")
+def test_a_model_cut_in_two_computes_what_it_did_whole(cache):
+    import openvino
+
+    core, least = openvino.Core(), 20
+    encoder = opened("openvino", cache)
+    encoder.encode_images([draw(1, 200)[0]])
+    path = next(cache.glob("*.onnx"))
+    inputs = encoder._inputs([draw(seed, 200)[0] for seed in (2, 3)])[:, None]
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    whole = core.compile_model(core.read_model(path), "CPU", exact)(inputs)
+    front, back = cut(core.read_model(path), least)
+    assert all(output.get_partial_shape()[2].get_length() >= least for output in front.outputs)
+    maps = core.compile_model(front, "CPU", exact)(inputs)
+    found = core.compile_model(back, "CPU", exact)(list(maps.values()))
+    for name in OUTPUTS:
+        assert np.allclose(found[name], whole[name], atol=1e-4)
+    with pytest.raises(ValueError, match="no feature maps of 10000 rows"):
+        cut(core.read_model(path), 10_000)
 
 
 def test_auto_computes_with_something_that_agrees_and_says_what(cache, images, by_torch):
