@@ -98,6 +98,7 @@ class Spool:
                 folder.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o700)                  # patients' objects
             _fsync(directory)
+            self._make_folders()
         except OSError as error:
             raise SpoolUnavailable(f"the spool in {directory} cannot be opened: {error}") from error
         self._journal = Journal(directory / "journal.db")
@@ -150,7 +151,6 @@ class Spool:
         if not _NAME.fullmatch(path.name) or path.parent != self.incoming:
             path = path.rename(self.new_file())
         target = self._object(path.name)
-        self._make_folder(target.parent)
         os.link(path, target)
         entry = _Entry(
             (path.name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, digest, size_bytes, calling_ae_title,
@@ -379,10 +379,11 @@ class Spool:
     def _object(self, name: str) -> Path:
         return self._objects / name[:2] / name
 
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(exist_ok=True)
-            _fsync(folder.parent)
+    def _make_folders(self) -> None:
+        """Make all folders of objects: one that is made when its first object comes costs that object a flush."""
+        for name in {f"{number:02x}" for number in range(256)} - set(os.listdir(self._objects)):
+            (self._objects / name).mkdir(exist_ok=True)
+        _fsync(self._objects)                       # also when another process has just made them
 
     def _spooled(self, row: tuple[Any, ...]) -> SpooledInstance:
         spool_id, name, sop_class, sop_instance, syntax, digest, size_bytes, calling, received_at, deaths = row

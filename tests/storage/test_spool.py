@@ -42,6 +42,11 @@ def files_of(spool: Spool) -> list[Path]:
     return [path for path in spool.directory.rglob("*.dcm") if path.is_file()]
 
 
+def test_no_object_has_to_wait_for_a_folder_to_be_made(spool):
+    folders = {path.name for path in (spool.directory / "objects").iterdir()}
+    assert folders == {f"{number:02x}" for number in range(256)}
+
+
 def test_an_accepted_object_is_claimed_with_all_that_is_known_of_it(spool):
     accepted = put(spool, "1.2.3", b"data")
     (claimed,) = spool.claim(5, "w1")
