@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
@@ -16,6 +15,7 @@ from daemon.disk import disk_state
 from daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.listener.status import NoDataSet, NoSopInstance, NoSuchSopClass, OutOfResources
 from encoders.readers import READERS
+from storage.direct_file import Buffers, DirectFile
 from storage.spool import Accepted, Spool
 
 _MAXIMUM_UID_LENGTH = 256
@@ -72,6 +72,7 @@ class Intake:
     def __init__(self, section: StorageSection, spool: Spool) -> None:
         self.spool = spool
         self.watermark = Watermark(section, spool)
+        self._buffers = Buffers()
 
     def begin(
         self, request: StoreRequest, abstract_syntax: str, transfer_syntax_uid: str, calling_ae_title: str
@@ -92,7 +93,7 @@ class Intake:
             raise NoSopInstance("no usable Affected SOP Instance UID")
         self.watermark.check()
         return IncomingObject(
-            self.spool, sop_class_uid, request.sop_instance_uid, transfer_syntax_uid, calling_ae_title
+            self.spool, self._buffers, sop_class_uid, request.sop_instance_uid, transfer_syntax_uid, calling_ae_title
         )
 
 
@@ -100,7 +101,13 @@ class IncomingObject:
     """A file being received; `write` it, then `accept` or `discard` it."""
 
     def __init__(
-        self, spool: Spool, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae_title: str
+        self,
+        spool: Spool,
+        buffers: Buffers,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
     ) -> None:
         self._spool = spool
         self._sop_class_uid, self._sop_instance_uid = sop_class_uid, sop_instance_uid
@@ -108,27 +115,26 @@ class IncomingObject:
         self._digest = blake3()
         self.size_bytes = 0
         self._path: Path = spool.new_file()
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._write(memoryview(file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)))
-        except OSError:
-            self.discard()
-            raise
+        head = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
+        self._file = DirectFile(self._path, buffers, head, self._digest.update)
 
-    def _write(self, data: memoryview) -> None:
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+    def room(self) -> memoryview:
+        """Return where the next bytes of the data set go, at least one; valid until `advance`."""
+        return self._file.room()
+
+    def advance(self, count: int) -> None:
+        """Count `count` bytes at the beginning of `room` as part of the data set."""
+        self._file.advance(count)
+        self.size_bytes += count
 
     def write(self, fragment: memoryview) -> None:
         """Append a fragment of the data set."""
-        self._write(fragment)
-        self._digest.update(fragment)
+        self._file.write(fragment)
         self.size_bytes += len(fragment)
 
     def accept(self) -> Accepted:
         """Hand the complete file to the spool; on return it is safe on disk."""
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._file.close()
         return self._spool.accept(
             self._path,
             sop_class_uid=self._sop_class_uid,
@@ -141,7 +147,5 @@ class IncomingObject:
 
     def discard(self) -> None:
         """Remove the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close(whole=False)
         self._path.unlink(missing_ok=True)
