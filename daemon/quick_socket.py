@@ -22,11 +22,16 @@ class QuickSocket(AssociationSocket):  # type: ignore[misc]
         self._sending = threading.Lock()
         self.is_tls = isinstance(client_socket, ssl.SSLSocket)
 
-    def receive(self, view: memoryview) -> int:
-        """Return how many bytes were read into `view`; 0 when the peer has closed; -1 when there are none yet."""
+    def receive(self, view: memoryview, *more: memoryview) -> int:
+        """Return how many bytes were read into `view`, then, if it is full, into `more`.
+
+        0 when the peer has closed; -1 when there are none yet.
+        """
         if self.socket is None:
             return 0
         try:
+            if more and not self.is_tls:
+                return int(self.socket.recvmsg_into((view, *more))[0])
             return int(self.socket.recv_into(view))
         except _NOT_YET:
             return -1

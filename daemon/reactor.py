@@ -33,6 +33,8 @@ _BUFFER_BYTES = 512 * 1024
 #: A PDU above this is an attack or nonsense, since we announced MAXIMUM_LENGTH; some senders overshoot a little.
 _MAXIMUM_PDU_BYTES = 16 * 1024 * 1024
 _P_DATA_TF = 0x04
+#: The states in which P-DATA may come (PS3.8 9.2.3).
+DATA_STATES = ("Sta6", "Sta7")
 _PDV_HEADER = struct.Struct(">LB")
 _PDU_HEADER = struct.Struct(">BBL")
 
@@ -161,15 +163,18 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
         if self._end == len(self._buffer):
             self._grow()
         received = self.socket.receive(self._view[self._end :])
-        if received < 0:
-            return False
-        if received == 0:
+        if received > 0:
+            self._end += received
+            self._take_pdus()
+        return self._note(received)
+
+    def _note(self, received: int) -> bool:
+        """Note that the peer lives, or has closed; False when neither is known (see `QuickSocket.receive`)."""
+        if received > 0:
+            self._idle_timer.restart()
+        elif received == 0:
             self.event_queue.put("Evt17")
-            return True
-        self._idle_timer.restart()
-        self._end += received
-        self._take_pdus()
-        return True
+        return received >= 0
 
     def _grow(self) -> None:
         larger = bytearray(min(len(self._buffer) * 4, _MAXIMUM_PDU_BYTES + _BUFFER_BYTES))
@@ -196,12 +201,17 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
             self.event_queue.put("Evt19")
             return True
         if available < 6 + length:
-            return False
+            return (
+                pdu_type == _P_DATA_TF
+                and available > 6 + _PDV_HEADER.size
+                and self.state_machine.current_state in DATA_STATES
+                and self._take_beginning(length)
+            )
         pdu = self._view[self._begin : self._begin + 6 + length]
         self._begin += 6 + length
         if self._begin == self._end:
             self._begin = self._end = 0
-        if pdu_type == _P_DATA_TF and self.state_machine.current_state in ("Sta6", "Sta7"):
+        if pdu_type == _P_DATA_TF and self.state_machine.current_state in DATA_STATES:
             try:
                 self._take_data(pdu)
             except (ValueError, struct.error, KeyError):
@@ -209,6 +219,10 @@ class QuickUpperLayer(DULServiceProvider):  # type: ignore[misc]
         else:
             self._take_other(bytes(pdu))
         return True
+
+    def _take_beginning(self, length: int) -> bool:
+        """Handle the beginning of a P-DATA-TF PDU of `length`, all that the buffer holds; False: wait for all of it."""
+        return False
 
     def _take_other(self, pdu_bytes: bytes) -> None:
         kind, event = _PDU_TYPES[pdu_bytes[0:1]]

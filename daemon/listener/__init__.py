@@ -2,7 +2,8 @@
 
 ::
 
-    receive     fragments of a C-STORE from the socket's buffer to a file, in the thread that reads the socket
+    receive     fragments of a C-STORE from the socket to a file, in the thread that reads the socket
+    runs        PDUs that are alike, read so that their fragments come to lie one behind the other
     intake      the file: meta header, hash, watermark, hand-over to the spool
     status      exception -> DIMSE status
     contexts    what is negotiated, from the readers' table

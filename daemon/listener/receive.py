@@ -1,4 +1,4 @@
-"""C-STORE in the thread that reads the socket: fragments go from its buffer to the file, the answer back at once.
+"""C-STORE in the thread that reads the socket: fragments go from there to the file, the answer back at once.
 
 Everything else (C-ECHO, N-ACTION, release ...) goes the way of pynetdicom.
 """
@@ -16,9 +16,10 @@ from daemon.command_set import StoreRequest, store_request, store_response
 from daemon.fragments import pdus_of
 from daemon.listener.commitment import Commitment, Report
 from daemon.listener.intake import IncomingObject, Intake
+from daemon.listener.runs import HEADER, Run
 from daemon.listener.status import SUCCESS, store_status
 from daemon.network import ServedAssociation
-from daemon.reactor import QuickUpperLayer
+from daemon.reactor import DATA_STATES, QuickUpperLayer
 
 _COMMAND, _LAST = 1, 2
 #: A command set is some hundred bytes; the largest, of N-ACTION and friends, stay far below this.
@@ -50,6 +51,47 @@ class ReceivingUpperLayer(QuickUpperLayer):
         super().__init__(assoc)
         self._command = bytearray()
         self._store: _Store | None = None
+        self._run: Run | None = None                # of the data set of `_store`
+
+    def _take_beginning(self, length: int) -> bool:
+        """Begin a run where a fragment of a C-STORE's data set has come in part."""
+        store, came = self._store, self._view[self._begin : self._end]
+        header = bytes(came[: HEADER.size])
+        _, _, _, fragment_length, context_id, control = HEADER.unpack(header)
+        if (
+            store is None
+            or context_id != store.context_id
+            or control & _COMMAND
+            or fragment_length + 4 != length        # several fragments in one PDU
+        ):
+            return False
+        self._begin = self._end = 0
+        self._run = Run(header, len(came) - HEADER.size)
+        self._write(store, came[HEADER.size :])
+        return True
+
+    def _receive(self) -> bool:
+        run, store = self._run, self._store
+        if run is None or store is None:
+            return super()._receive()
+        if self.state_machine.current_state not in DATA_STATES:
+            return self._note(self.socket.receive(self._view))          # being aborted: PS3.8 9.2.3, AA-6
+        room = self._view if store.file is None else store.file.room()
+        received = self.socket.receive(*run.parts(room))
+        if received > 0:
+            filled, other = run.sort(received, room)
+            self._advance(store, filled)
+            if other:
+                self._run = None
+                while len(other) > len(self._buffer):
+                    self._grow()
+                self._view[: len(other)] = other
+                self._end = len(other)
+                self._take_pdus()
+            elif run.last and not run.rest:
+                self._run = self._store = None
+                self._answer(store)
+        return self._note(received)
 
     def take_fragment(self, context_id: int, control: int, fragment: memoryview) -> None:
         """Write a fragment of a C-STORE's data set to its file; pass any other on."""
@@ -104,6 +146,14 @@ class ReceivingUpperLayer(QuickUpperLayer):
             try:
                 store.file.write(fragment)
             except OSError as error:                        # disk full in mid-object: the rest is thrown away
+                store.fail(error)
+
+    @staticmethod
+    def _advance(store: _Store, count: int) -> None:
+        if store.file is not None:
+            try:
+                store.file.advance(count)
+            except OSError as error:
                 store.fail(error)
 
     def _answer(self, store: _Store) -> None:

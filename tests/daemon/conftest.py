@@ -1,6 +1,8 @@
 """Small DICOM objects for the worker's tests."""
 
 import hashlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -55,3 +57,16 @@ def receive(write_dx):
         return str(uid)
 
     return receive
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: no certificate for the TLS tests")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 
 from daemon import listener
+from daemon.command_set import response_status
 from daemon.config import Config
 from daemon.store_client import MAXIMUM_CONTEXTS, AssociationLost, Peer, StoreClient
 from encoders.readers import READERS, TRANSFER_SYNTAXES
@@ -40,10 +43,11 @@ def free_port() -> int:
 class Running:
     """A listener in a thread of this process."""
 
-    def __init__(self, directory: Path, storage: dict | None = None, **ingest):
+    def __init__(self, directory: Path, storage: dict | None = None, tls: dict | None = None, **ingest):
         self.config = Config(
             storage={"directory": directory, "min_free_bytes": 0, "max_used_percent": 100, **(storage or {})},
             ingest={"port": free_port(), **ingest},
+            tls=tls or {},
         )
         self.port, self.stop, ready = self.config.ingest.port, threading.Event(), threading.Event()
         self.thread = threading.Thread(target=listener.run, args=(self.config, self.stop, ready.set))
@@ -197,6 +201,87 @@ def test_fragments_of_any_size_make_the_same_object(running, objects, pdu_bytes)
         assert client.store(objects(content), 0, PAIR, f"1.2.{number}")[0] == 0
     client.release()
     assert [k.digest for k in running.spool.claim(9, "w")] == [blake3(content).hexdigest()] * 3
+
+
+def _cut_anyhow(client, content: bytes, numbers: random.Random) -> bytes:
+    """Return PDUs of a data set: runs of some alike, single ones, and some with several fragments."""
+    pdus, position = bytearray(), 0
+    while position < len(content):
+        size = numbers.choice([1, 2, 500, 4090, 16_372, 131_066, 700_000])
+        for _ in range(numbers.choice([1, 2, 40])):
+            parts = [content[position : position + size]]
+            position += size
+            if numbers.random() < 0.1:
+                parts.append(content[position : position + 100])
+                position += 100
+            fragments = [_fragment(client, part, last=False)[6:] for part in parts if part]
+            if fragments:
+                pdus += b"\x04\0" + sum(map(len, fragments)).to_bytes(4, "big") + b"".join(fragments)
+    return bytes(pdus + _fragment(client, b"", last=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fragments_that_are_cut_and_arrive_anyhow_make_the_same_object(running, seed):
+    numbers = random.Random(seed)
+    client = running.client()
+    contents = [numbers.randbytes(numbers.choice([3_000_000, 1 << 20, 70_000])) for _ in range(4)]
+    for number, content in enumerate(contents):
+        client._send_fragments(client._contexts[PAIR], _command(f"1.2.{number}"))
+        pdus = _cut_anyhow(client, content, numbers)
+        while pdus:
+            count = numbers.choice([1, 7, 11, 12, 13, 1000, 131_072, 131_078, 1_000_000])
+            client._socket.sendall(pdus[:count])
+            pdus = pdus[count:]
+            if numbers.random() < 0.1:
+                time.sleep(0.002)                   # so that the listener sees just this much
+        assert response_status(client._receive_command())[0] == 0
+    client.release()
+    assert [k.digest for k in running.spool.claim(9, "w")] == [blake3(content).hexdigest() for content in contents]
+
+
+class _SafeClient(StoreClient):
+    context: ssl.SSLContext
+
+    def _negotiate(self, peer, pairs) -> None:
+        self._socket = self.context.wrap_socket(self._socket, server_hostname="localhost")
+        super()._negotiate(peer, pairs)
+
+
+def test_large_objects_come_over_tls_as_well(tmp_path, objects, certificate):
+    names = {"certificate": str(certificate / "cert.pem"), "key": str(certificate / "key.pem")}
+    service = Running(tmp_path / "data", tls=names | {"ca": names["certificate"]})
+    try:
+        _SafeClient.context = ssl.create_default_context(cafile=certificate / "cert.pem")
+        _SafeClient.context.check_hostname = False
+        _SafeClient.context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+        content = os.urandom(3_000_000)
+        client = _SafeClient(Peer("127.0.0.1", service.port, "CXRFIND", "PACS"), [PAIR], 30)
+        for number in range(2):
+            assert client.store(objects(content), 0, PAIR, f"1.2.{number}")[0] == 0
+        client.release()
+        assert [k.digest for k in service.spool.claim(9, "w")] == [blake3(content).hexdigest()] * 2
+    finally:
+        service.end()
+
+
+def test_a_large_object_that_is_refused_is_read_to_its_end_and_the_next_one_taken(running, objects):
+    client = running.client()
+    for uid, status in (("", 0x0117), ("1.2.3", 0)):
+        assert client.store(objects(os.urandom(3_000_000)), 0, PAIR, uid)[0] == status
+    client.release()
+    assert running.spool.depth() == 1
+
+
+@pytest.mark.parametrize("ending", [b"\x07\0\0\0\0\x04\0\0\0\0", b"\xff" * 40, b""])
+def test_an_association_that_is_aborted_between_two_fragments_leaves_nothing(running, ending):
+    client = running.client()
+    client._send_fragments(client._contexts[PAIR], _command("1.2.3"))
+    client._socket.sendall(_fragment(client, b"x" * 131_066, last=False) * 20)
+    _until(running.files)
+    client._socket.sendall(ending)
+    client.close()
+    _until(lambda: not running.files())
+    assert running.spool.depth() == 0
 
 
 def test_an_empty_data_set_is_an_object_too(running, objects):

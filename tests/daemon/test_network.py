@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from contextlib import contextmanager
 
@@ -247,19 +245,6 @@ def test_associations_may_finish_before_the_server_is_gone():
 
 
 # ---- TLS
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: no certificate for the TLS tests")
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
 
 
 def _tls(folder, **changes):
