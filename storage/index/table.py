@@ -17,8 +17,8 @@ UNIT_TOLERANCE = 1e-3
 #: New digests wait in a dict until there are so many, or a sixteenth of all: then they are sorted in.
 _UNSORTED = 4096
 
-#: So many labels are looked up one by one in a column of rows by label (a search in the sorted labels took 1.1 ms for
-#: 23,000 among 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
+#: For so many labels a column of nodes by label is made (a search in the sorted labels took 1.1 ms for 23,000 among
+#: 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
 _LOOK_UP_FROM, _LABELS_A_ROW = 1024, 8
 
 UInt64 = NDArray[np.uint64]
@@ -94,7 +94,7 @@ class LabelTable:
         self._digests: UInt64 = np.zeros((0, 2), dtype=np.uint64)   # of a node
         self._by_digest = np.zeros(0, dtype=np.int32)               # the first nodes, by ascending digest
         self._unsorted: dict[int, int] = {}                         # digest to node, of the others
-        self._placed = 0, np.full(1, -1, dtype=np.int32)            # see _places
+        self._placed = 0, np.zeros(0, dtype=np.int32)               # see _nodes_by_label
 
     # ------------------------------------------------------------------------------------ changes
 
@@ -202,6 +202,8 @@ class LabelTable:
             raise BadLabel("a label to remove is not in the index")
         self._row_live[rows] = False
         self.live_rows -= len(rows)
+        _, by_label = self._placed
+        by_label[wanted[: np.searchsorted(wanted, len(by_label))]] = -1
         np.subtract.at(self._uses, self._row_node[rows], 1)
         nodes = np.unique(self._row_node[rows])
         dead = np.asarray(nodes[self._uses[nodes] == 0], dtype=np.int64)
@@ -236,28 +238,8 @@ class LabelTable:
         labels = np.asarray(labels, dtype=np.int64)
         if not self.rows or not len(labels):
             return np.zeros(0, dtype=np.int64)
-        if len(labels) >= _LOOK_UP_FROM and self.last_label < _LABELS_A_ROW * self.rows:
-            rows = self._places()[np.clip(labels, -1, self.last_label + 1)].astype(np.int64)
-            here = rows >= 0
-            rows = rows if here.all() else rows[here]
-            return rows if self.live_rows == self.rows else rows[self._row_live[rows]]
         rows = np.minimum(np.searchsorted(self._labels[: self.rows], labels), self.rows - 1)
         return np.asarray(rows[(self._labels[rows] == labels) & self._row_live[rows]], dtype=np.int64)
-
-    def _places(self) -> NDArray[np.int32]:
-        """Return the row of every label up to the largest and one beyond, -1 for none; made when first needed.
-
-        Searches may do so at once: each writes what the others do, and the count last.
-        """
-        known, places = self._placed
-        if known < self.rows:
-            if len(places) < self.last_label + 3:
-                larger = np.full(self.last_label + 3 + self.last_label // 8, -1, dtype=np.int32)
-                larger[: len(places)] = places
-                places = larger
-            places[self._labels[known : self.rows]] = np.arange(known, self.rows, dtype=np.int32)
-            self._placed = self.rows, places
-        return places
 
     def nodes_of(self, labels: Int64) -> Int64:
         """Return the node of each label, in order; BadLabel if one is not live."""
@@ -267,9 +249,32 @@ class LabelTable:
         return np.asarray(self._row_node[rows], dtype=np.int64)
 
     def live_nodes_of(self, labels: Int64) -> Int64:
-        """Return the distinct nodes of those labels that are live, ascending."""
-        nodes = np.asarray(self._row_node[self.live_rows_of(labels)], dtype=np.int64)
-        return nodes if bool((nodes[1:] > nodes[:-1]).all()) else np.unique(nodes)
+        """Return the distinct nodes of those labels (ascending) that are live, ascending."""
+        placed, _ = self._placed
+        many = len(labels) >= _LOOK_UP_FROM or 0 < placed == self.rows
+        if many and self.last_label < _LABELS_A_ROW * self.rows:
+            known = slice(*np.searchsorted(labels, (0, self.last_label + 1)))
+            nodes = self._nodes_by_label()[labels[known]]
+            nodes = nodes if (nodes >= 0).all() else nodes[nodes >= 0]
+        else:
+            nodes = self._row_node[self.live_rows_of(labels)]
+        return np.asarray(nodes if (nodes[1:] > nodes[:-1]).all() else np.unique(nodes), dtype=np.int64)
+
+    def _nodes_by_label(self) -> NDArray[np.int32]:
+        """Return the node of every label up to the largest, -1 of those that are not live; made when first needed.
+
+        Searches may do so at once: each writes what the others do, and the count last.
+        """
+        known, nodes = self._placed
+        if known < self.rows:
+            if len(nodes) <= self.last_label:
+                larger = np.full(self.last_label + 1 + self.last_label // 8, -1, dtype=np.int32)
+                larger[: len(nodes)] = nodes
+                nodes = larger
+            new = slice(known, self.rows)
+            nodes[self._labels[new]] = np.where(self._row_live[new], self._row_node[new], -1)
+            self._placed = self.rows, nodes
+        return nodes
 
     def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
         """Return the best k live labels (among `allowed`, ascending) of scored nodes, descending, ties by label."""

@@ -1,4 +1,4 @@
-"""The label table's two ways to find rows: by search, and by a column of rows for each number."""
+"""The label table's two ways to find nodes: by search, and by a column of nodes for each number."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_whatever_comes_and_goes_many_labels_are_found_as_few_are(monkeypatch, s
     for _ in range(25):
         labels = last + np.cumsum(rng.integers(1, 9, size=int(rng.integers(0, 60))))
         last = int(labels[-1]) if len(labels) else last
-        held.append(labels, rng.normal(size=(len(labels), 4)).astype(np.float32))
+        held.append(labels, rng.integers(1, 4, size=(len(labels), 4)).astype(np.float32))
         live |= set(labels.tolist())
         if live and rng.random() < 0.6:
             gone = rng.choice(sorted(live), size=min(len(live), 5), replace=False).tolist()
@@ -22,4 +22,6 @@ def test_whatever_comes_and_goes_many_labels_are_found_as_few_are(monkeypatch, s
         if rng.random() < 0.2:
             held, _ = held.compacted()
         asked = np.append(np.unique(rng.integers(-3, last + 20, size=80)), 2**40)
-        assert held._labels[held.live_rows_of(asked)].tolist() == [label for label in asked.tolist() if label in live]
+        known = sorted(live & set(asked.tolist()))
+        assert held._labels[held.live_rows_of(asked)].tolist() == known
+        assert held.live_nodes_of(asked).tolist() == sorted(set(held.nodes_of(np.asarray(known)).tolist()))
