@@ -14,8 +14,8 @@ from storage.index.table import grown
 
 _FILE = "codes.npy"
 _SCALES_FILE = "scales.npy"
-#: Rows gathered at once, so that they are still in the processor's cache when they are multiplied.
-_BLOCK = 1024
+#: Bytes gathered at once, so that they are still in the processor's cache when they are multiplied.
+_GATHERED = 256 * 1024
 #: Vectors made codes at once, for the same reason.
 _CODED_AT_ONCE = 128
 #: Above this share of all rows, reading every one in order is faster than gathering some.
@@ -23,6 +23,33 @@ _GATHER_BELOW = 0.3
 #: A code is wrong by at most half a step, evenly: a cosine by step/sqrt(12), normally. So many of these decide nothing
 #: (one in three million beyond them goes unseen).
 _SIGMAS = 5.0
+
+_buffers = threading.local()                                        # one a thread: fresh memory costs a fault a page
+
+
+def integer_dots(code: NDArray[np.int8], codes: NDArray[np.int8], rows: Int64 | None = None) -> Float32:
+    """Return the products of one code, int8 (dim,), with rows (ascending; all by default) of codes, int8 (n, dim)."""
+    if rows is None:
+        return _dots(code, codes)
+    if len(rows) > _GATHER_BELOW * len(codes):
+        return _dots(code, codes)[rows]
+    buffer = getattr(_buffers, "gathered", None)
+    if buffer is None:
+        buffer = _buffers.gathered = np.empty(_GATHERED, dtype=np.int8)
+    block = _GATHERED // codes.shape[1]
+    dots = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), block):
+        some = rows[start : start + block]
+        part = buffer[: some.size * len(code)].reshape(-1, len(code))
+        np.take(codes, some, axis=0, out=part, mode="clip")         # "raise" would copy once more
+        dots[start : start + len(some)] = _dots(code, part)
+    return dots
+
+
+def _dots(code: NDArray[np.int8], codes: NDArray[np.int8]) -> Float32:
+    if not len(codes):
+        return np.zeros(0, dtype=np.float32)
+    return np.asarray(simsimd.cdist(code[None], codes, metric="dot", out_dtype="float32")).reshape(-1)
 
 
 class CodeRows:
@@ -36,7 +63,6 @@ class CodeRows:
         self.count = 0
         self._codes: NDArray[np.int8] = np.zeros((0, dim), dtype=np.int8)
         self._steps: Float32 = np.zeros(0, dtype=np.float32)
-        self._buffers = threading.local()
 
     def append(self, vectors: Float32) -> None:
         """Append vectors, float32 (n, dim), unit rows."""
@@ -57,39 +83,21 @@ class CodeRows:
         is five standard deviations of the rounding error).
         """
         step = float(np.abs(query).max()) / 127
-        code = np.rint(query / np.float32(step)).astype(np.int8)[None, :]
-        if rows is None:
-            dots, steps = self._dots(code, self._codes[: self.count]), self._steps[: self.count]
-        elif len(rows) > _GATHER_BELOW * self.count:
-            dots, steps = self._dots(code, self._codes[: self.count])[rows], self._steps[rows]
-        else:
-            dots, steps = self._gathered(code, rows), self._steps[rows]
+        code = np.rint(query / np.float32(step)).astype(np.int8)
+        dots = integer_dots(code, self._codes[: self.count], rows)
+        steps = self._steps[: self.count] if rows is None else self._steps[rows]
         widest = float(steps.max()) if len(steps) else 0.0
         return dots * (steps * np.float32(step)), _SIGMAS * float(np.hypot(step, widest)) / 12**0.5
-
-    @staticmethod
-    def _dots(code: NDArray[np.int8], codes: NDArray[np.int8]) -> Float32:
-        if not len(codes):
-            return np.zeros(0, dtype=np.float32)
-        return np.asarray(simsimd.cdist(code, codes, metric="dot", out_dtype="float32")).reshape(-1)
-
-    def _gathered(self, code: NDArray[np.int8], rows: Int64) -> Float32:
-        buffer = getattr(self._buffers, "rows", None)               # one a thread: fresh memory costs a fault a page
-        if buffer is None:
-            buffer = self._buffers.rows = np.empty((_BLOCK, self.dim), dtype=np.int8)
-        dots = np.empty(len(rows), dtype=np.float32)
-        for start in range(0, len(rows), _BLOCK):
-            some = rows[start : start + _BLOCK]
-            part = buffer[: len(some)]
-            np.take(self._codes, some, axis=0, out=part, mode="clip")   # "raise" would copy once more
-            dots[start : start + len(some)] = self._dots(code, part)
-        return dots
 
     def resemble(self, rows: Int64, vectors: Float32) -> NDArray[np.bool_]:
         """Return which vectors, float32 (n, dim), have these rows' codes; NaN has none."""
         steps = self._steps[rows, None]
         with np.errstate(invalid="ignore"):
             return np.asarray((np.abs(vectors - self._codes[rows] * steps) <= steps * 0.501).all(axis=1))
+
+    def decoded(self, rows: Int64 | slice) -> Float32:
+        """Return about what these rows were made of, float32 (n, dim)."""
+        return np.asarray(self._codes[rows] * self._steps[rows, None])
 
     def kept(self, rows: Int64) -> CodeRows:
         """Return a copy with these rows only."""

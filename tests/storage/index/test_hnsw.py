@@ -72,11 +72,11 @@ def test_duplicates_are_known_however_many_vectors_came_between(tmp_path):
 
 
 def test_beside_the_graph_only_a_third_of_the_vectors_bytes_are_held():
-    dim, count = 512, 3000
+    dim, count = 512, 4500
     rows = np.random.default_rng(0).normal(size=(count, dim)).astype(np.float32)
     index = HnswIndex(dim, threads=1, m=4, ef_construction=10)
     index.add(np.arange(count), rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    parts = (index, index._table, index._codes)
+    parts = (index, index._table, index._codes, index._sketch)
     arrays = [value for part in parts for value in vars(part).values() if isinstance(value, np.ndarray)]
     assert 0.25 * rows.nbytes < sum(array.nbytes for array in arrays) <= rows.nbytes / 3 + 64 * dim
 

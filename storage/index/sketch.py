@@ -1,0 +1,94 @@
+"""An eighth of what codes hold, for scans of many: 64 numbers a vector say who may be near, codes then who is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.base import Float32, Int64, StorageError
+from storage.index.codes import CodeRows, integer_dots
+from storage.index.table import grown
+
+#: Numbers a vector, each a byte: a cache line. Signs of all 512 components, as many bytes, tell as much of vectors all
+#: around, and next to nothing of radiographs, which are a narrow cone (their mean has a length of .9).
+DIRECTIONS = 64
+#: So many vectors tell the directions; of fewer, codes are scanned as fast.
+FITTED_TO = 4096
+#: Codes are read of so many of those that look nearest: some for each neighbour wanted, and some more.
+_FOR_EACH, _MORE = 8, 128
+#: The farthest-looking of the neighbours found must stand in the first third of them, else four times as many are read.
+#: Queries for 10 and for 63 missed none in 60,000 benchmark vectors, one in 1,000 in 11,500 radiographs (descriptors of
+#: three towers), and in white noise, which no directions describe, up to one in 200, for nearly all codes.
+_ROOM, _WIDENING = 3, 4
+_FILE = "sketch.npy"
+_DIRECTIONS_FILE = "directions.npy"
+_BLOCK = 128
+
+
+class Sketch:
+    """The rows of a CodeRows along the directions in which they are longest, int8 (n, 64).
+
+    Follows those rows; empty until there are enough. Not guarded by itself: the engine's lock is.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.count = 0
+        self._width = min(DIRECTIONS, dim)
+        self._directions: Float32 = np.zeros((dim, 0), dtype=np.float32)    # so long that components reach 127
+        self._rows: NDArray[np.int8] = np.zeros((0, self._width), dtype=np.int8)
+
+    def follow(self, codes: CodeRows) -> None:
+        """Take in the rows that codes got since."""
+        if not self._directions.size:
+            if codes.count < FITTED_TO:
+                return
+            sample = codes.decoded(np.linspace(0, codes.count - 1, FITTED_TO).astype(np.int64))
+            _, axes = np.linalg.eigh(sample.T @ sample)             # by ascending length
+            longest = np.ascontiguousarray(axes[:, -self._width :])
+            self._directions = longest * (127 / np.abs(sample @ longest).max())
+        self._rows = grown(self._rows, codes.count)  # type: ignore[assignment]
+        for start in range(self.count, codes.count, _BLOCK):
+            end = min(start + _BLOCK, codes.count)
+            self._rows[start:end] = self._sketched(codes.decoded(slice(start, end)))
+        self.count = codes.count
+
+    def _sketched(self, vectors: Float32) -> NDArray[np.int8]:
+        return np.asarray(np.clip(np.rint(vectors @ self._directions), -127, 127), dtype=np.int8)
+
+    def scan(self, codes: CodeRows, query: Float32, rows: Int64, k: int) -> tuple[Int64, Float32, float]:
+        """Return those of rows (ascending) among which the k nearest are, and what `codes.scan` tells of them.
+
+        All of them where they are few, or where the sketch cannot tell.
+        """
+        wanted, many = _FOR_EACH * k + _MORE, len(rows) // _ROOM
+        if self.count and wanted < many:
+            looks = integer_dots(self._sketched(query), self._rows[: self.count], rows)
+            while wanted < many:
+                some = np.flatnonzero(looks >= np.partition(looks, len(rows) - wanted)[len(rows) - wanted])
+                cosines, blur = codes.scan(query, rows[some])
+                best = np.argpartition(cosines, len(some) - k)[len(some) - k :]
+                if np.count_nonzero(looks[some] >= looks[some[best]].min()) * _ROOM <= len(some):
+                    return rows[some], cosines, blur
+                wanted *= _WIDENING
+        return rows, *codes.scan(query, rows)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs."""
+        np.save(folder / _DIRECTIONS_FILE, self._directions)
+        np.save(folder / _FILE, self._rows[: self.count])
+
+    @classmethod
+    def load(cls, folder: Path, codes: CodeRows) -> Sketch:
+        """Return the sketch of codes: what `save` wrote, and what it did not; StorageError when it is of others."""
+        sketch = cls(codes.dim)
+        if (folder / _FILE).exists():
+            sketch._directions, rows = np.load(folder / _DIRECTIONS_FILE), np.load(folder / _FILE, mmap_mode="r")
+            sketch.count = len(rows)
+            if rows.shape != (sketch.count, sketch._width) or rows.dtype != np.int8 or sketch.count > codes.count:
+                raise StorageError(f"{_FILE} does not belong to the codes beside it; rebuild the index")
+            sketch._rows = grown(rows, sketch.count + 1)  # type: ignore[assignment]
+        sketch.follow(codes)
+        return sketch
