@@ -114,10 +114,12 @@ class CodeRows:
     def load(cls, folder: Path, dim: int) -> CodeRows:
         """Return the rows that `save` wrote; StorageError when they are of another dimension."""
         rows = cls(dim)
-        rows._codes, rows._steps = np.load(folder / _FILE), np.load(folder / _SCALES_FILE)
-        rows.count = len(rows._steps)
-        if rows._codes.shape != (rows.count, dim) or rows._codes.dtype != np.int8 or rows._steps.dtype != np.float32:
+        codes, steps = np.load(folder / _FILE, mmap_mode="r"), np.load(folder / _SCALES_FILE, mmap_mode="r")
+        rows.count = len(steps)
+        if codes.shape != (rows.count, dim) or codes.dtype != np.int8 or steps.dtype != np.float32:
             raise StorageError(f"{_FILE} does not hold codes of dim {dim}; rebuild the index")
+        # with room to spare from the start: the first addition would copy all, and glibc keeps much of what is freed
+        rows._codes, rows._steps = grown(codes, rows.count + 1), grown(steps, rows.count + 1)  # type: ignore[assignment]
         return rows
 
 

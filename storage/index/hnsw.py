@@ -104,9 +104,10 @@ class HnswIndex:
                     known = self._table.nodes
                     some = vectors[start : start + chunk]
                     first, revived = self._table.append(labels[start : start + chunk], some)
-                    self._codes.append(some[first])
+                    new = some[first] if len(first) < len(some) else some
+                    self._codes.append(new)
                     self._sketch.follow(self._codes)
-                    self._insert(self._graph, known, some[first])
+                    self._insert(self._graph, known, new)
                     for node in revived.tolist():
                         self._graph.unmark_deleted(node)
 

@@ -57,3 +57,13 @@ def test_codes_of_another_dimension_are_refused(tmp_path):
     assert CodeRows.load(tmp_path, 64).count == 10
     with pytest.raises(StorageError, match="dim 65"):
         CodeRows.load(tmp_path, 65)
+
+
+def test_the_first_addition_after_loading_copies_nothing(tmp_path):
+    coded(unit_rows(1000)).save(tmp_path)
+    codes = CodeRows.load(tmp_path, 64)
+    held = codes._codes
+    codes.append(unit_rows(100, seed=1))
+    assert codes._codes is held
+    whole = coded(np.vstack([unit_rows(1000), unit_rows(100, seed=1)]))
+    assert np.array_equal(codes.decoded(slice(0, 1100)), whole.decoded(slice(0, 1100)))
