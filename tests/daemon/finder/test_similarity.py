@@ -86,6 +86,23 @@ def test_with_a_report_joint_vectors_are_compared_and_studies_without_one_by_ima
     assert {match.basis for match in by_image.matches} == {Basis.IMAGE}
 
 
+@pytest.mark.parametrize("rare_are_reported", [False, True])
+def test_the_nearest_are_found_also_where_all_of_them_are_of_the_rarer_kind(archive, tmp_path, rare_are_reported):
+    def commit(number, vector, reported):
+        archive.commit(archive.image(f"1.{number}", vector=vector))
+        if reported:
+            archive.commit(archive.report(f"1.{number}", vector))
+
+    commit(0, AXES[0], True)
+    for n in range(1, 11):                          # the scores of joint vectors are the lower ones
+        commit(n, AXES[0] + 0.02 * n * AXES[1], rare_are_reported)
+    for n in range(11, 51):
+        commit(n, AXES[0] + (20 + n) * AXES[2], not rare_are_reported)
+    answer = search(archive, tmp_path).answer(SimilarityQuery(("1.0",), max_results=10))
+    assert uids(answer) == [f"1.{n}" for n in range(1, 11)]
+    assert {match.basis for match in answer.matches} == {Basis.JOINT if rare_are_reported else Basis.IMAGE}
+
+
 def test_basis_report_compares_reports_alone(archive, tmp_path):
     archive.commit(
         archive.image("1.1", vector=AXES[0]), archive.report("1.1", AXES[1]),
