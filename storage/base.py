@@ -185,6 +185,22 @@ class Neighbour(NamedTuple):
     similarity: float                               # cosine, -1..1
 
 
+class Neighbours(NamedTuple):
+    """The answers of a vector index as columns, best first: int64 (n,), and float32 (n,) cosines, -1..1."""
+
+    labels: Int64
+    similarities: Float32
+
+    def rows(self) -> list[Neighbour]:
+        """Return one object for each answer."""
+        return list(map(Neighbour, self.labels.tolist(), self.similarities.tolist()))
+
+    @classmethod
+    def none(cls) -> Neighbours:
+        """Return no answers."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
 class VectorIndex(Protocol):
     """Nearest neighbours by cosine among unit vectors; a cache of the Catalogue, safe to call from many threads.
 

@@ -7,14 +7,16 @@ that need a character set; here is only the short way to the same bytes (a test 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from daemon.finder import private, responses
 from daemon.finder.identifiers import STUDY_DESCRIPTION, FindRequest
-from daemon.finder.kept import KEPT_LENGTH, PLACES, Kept, explicit
+from daemon.finder.kept import PLACES, explicit
 from daemon.finder.responses import Provenance
 from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import Element, Keys, Syntax, name_of, needs_utf_8, write, write_element
@@ -33,6 +35,20 @@ class _Known(NamedTuple):
     vr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """One number of the match: tag and length, then `pack`ed what `value_of` tells."""
+
+    head: bytes
+    pack: Callable[[float], bytes]
+    value_of: Callable[[Match], float]
+
+    def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
+        """Return the element of a match."""
+        assert match is not None
+        return self.head + self.pack(self.value_of(match))
+
+
 _Part = bytes | _Known | _Make
 _Parts = Sequence[tuple[int, _Part]]
 
@@ -42,9 +58,9 @@ _PLAIN = frozenset({"AE", "AS", "CS", "DA", "LO", "SH", "TM", "UI"})
 
 #: Private answers of one number, of a VR with a 16-bit length in explicit VR.
 _NUMBERS: Mapping[str, tuple[str, Callable[[Match], float]]] = {
-    "Rank": ("H", lambda match: match.rank),
-    "Score": ("d", lambda match: match.score),
-    "Cosine": ("d", lambda match: match.cosine),
+    "Rank": ("H", attrgetter("rank")),
+    "Score": ("d", attrgetter("score")),
+    "Cosine": ("d", attrgetter("cosine")),
 }
 
 
@@ -85,7 +101,6 @@ class AnswerWriter:
                 self._parts[-1] += part
             else:
                 self._parts.append(part)
-        self._arrange_kept()
 
     def plain(self, attributes: Attributes) -> bytes:
         """Return the answer to a plain query."""
@@ -98,7 +113,7 @@ class AnswerWriter:
         """Return the answer that tells of a match; without `attributes`, those of its study."""
         if attributes is None:
             if not isinstance(match.known, StudyRecord):
-                return self._from_kept(match.known, match)
+                return self.all_similar([match])[0]
             attributes = match.known.attributes
         try:
             return self._joined(attributes, match)
@@ -119,36 +134,25 @@ class AnswerWriter:
 
     # ------------------------------------------------------------------------------------ kept studies
 
-    def _arrange_kept(self) -> None:
-        """Work out the order of an answer's parts among those kept, those that are constant, and those of the match."""
-        constants: list[bytes] = []
-        made: list[_Make] = []
-        order: list[tuple[str, int]] = []
-        for part in self._parts:
-            if isinstance(part, bytes):
-                order.append(("constant", len(constants)))
-                constants.append(part)
-            elif isinstance(part, _Known):
-                order.append(("kept", part.place))
-            else:
-                order.append(("made", len(made)))
-                made.append(part)
-        starts = {"kept": 0, "constant": KEPT_LENGTH, "made": KEPT_LENGTH + len(constants)}
-        self._constants, self._of_match = tuple(constants), made
-        self._in_order = itemgetter(0, *(starts[where] + place for where, place in order))
-        self._explicit = [
-            (number, part.vr) for number, part in enumerate(self._parts)
-            if isinstance(part, _Known) and not self._syntax.implicit_vr
-        ]
+    def all_similar(self, matches: Sequence[Match]) -> list[bytes]:
+        """Return what `similar` does of each match; of kept studies column by column."""
+        if not matches or not all(isinstance(match.known, tuple) for match in matches):
+            return [self.similar(match) for match in matches]
+        kept = list(zip(*[match.known for match in matches], strict=True))
+        columns = [self._column(part, kept, matches) for part in self._parts]
+        return list(map(b"".join, zip(*columns, strict=True)))
 
-    def _from_kept(self, kept: Kept, match: Match) -> bytes:
-        made = [make(_NOTHING, match) for make in self._of_match]
-        parts: Sequence[bytes] = self._in_order((*kept, *self._constants, *made))[1:]
-        if self._explicit:
-            parts = list(parts)
-            for number, vr in self._explicit:
-                parts[number] = explicit(parts[number], vr)
-        return b"".join(parts)
+    def _column(self, part: _Part, kept: Sequence[Sequence[bytes]], matches: Sequence[Match]) -> Iterable[bytes]:
+        """Return one part of each answer; `kept`: the columns of what is kept of the matches' studies."""
+        if isinstance(part, bytes):
+            return repeat(part, len(matches))
+        if isinstance(part, _Number):
+            return [part.head + part.pack(value) for value in map(part.value_of, matches)]
+        if not isinstance(part, _Known):
+            return [part(_NOTHING, match) for match in matches]
+        if self._syntax.implicit_vr:
+            return kept[part.place]
+        return [explicit(element, part.vr) for element in kept[part.place]]
 
     # ------------------------------------------------------------------------------------ parts
 
@@ -213,12 +217,7 @@ def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
     empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, syntax)
     width = 4 if syntax.implicit_vr else 2
     head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", number.size)
-
-    def part(_attributes: Attributes, match: Match | None) -> bytes:
-        assert match is not None
-        return head + number.pack(value_of(match))
-
-    return part
+    return _Number(head, number.pack, value_of)
 
 
 def _standard(keys: Keys, level: str, provenance: Provenance, syntax: Syntax) -> _Parts:

@@ -134,8 +134,7 @@ class Exchange:
         held: list[bytes] = []
         sent = held_count = held_bytes = 0
         for identifier in identifiers:
-            held.append(command)
-            held.extend(fragments(identifier, self.context_id, False, limit))
+            held += (command, *fragments(identifier, self.context_id, False, limit))
             held_count += 1
             held_bytes += len(command) + len(identifier)
             if held_bytes >= _WRITE_BYTES:

@@ -26,7 +26,6 @@ Kept = tuple[Any, ...]
 PATIENT_KEY, IS_PLAIN = 0, 1
 #: Where in a `Kept` the element of a tag is.
 PLACES: Mapping[int, int] = {tag: place for place, tag in enumerate(KEPT_TAGS, 2)}
-KEPT_LENGTH = 2 + len(KEPT_TAGS)
 
 _IMPLICIT = Syntax()
 _LENGTH = struct.Struct("<L")
@@ -135,4 +134,4 @@ def explicit(element: bytes, vr: bytes) -> bytes:
     return element[:4] + vr + element[4:6] + element[8:]
 
 
-__all__ = ["IS_PLAIN", "KEPT_LENGTH", "PATIENT_KEY", "PLACES", "Kept", "KeptStudies", "explicit", "kept_of"]
+__all__ = ["IS_PLAIN", "PATIENT_KEY", "PLACES", "Kept", "KeptStudies", "explicit", "kept_of"]

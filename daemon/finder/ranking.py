@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from daemon.finder.examples import Leg, SimilarityQuery
 from daemon.finder.kept import IS_PLAIN, PATIENT_KEY, Kept, KeptStudies
+from encoders.base import Basis
 from storage.base import Int64, Kind, StudyRecord
 
 if TYPE_CHECKING:
@@ -32,19 +34,16 @@ _SIEVED = 512
 _GONE = "", None
 
 
-class Candidate(NamedTuple):
-    """A study with its best object; sorts by descending cosine, then by UID."""
-
-    negative_cosine: float
-    study_instance_uid: str
-    sop_instance_uid: str
+#: A study with its best object: negative cosine, StudyInstanceUID, encoded SOPInstanceUID (empty: all of its objects).
+#: Sorts by descending cosine, then by UID. A plain tuple: a query makes a hundred of them.
+Candidate = tuple[float, str, bytes]
 
 
 class Ranked(NamedTuple):
     """A candidate of a leg with its calibrated score, and what is known of its study."""
 
     score: float
-    leg: Leg
+    entry_basis: Basis
     candidate: Candidate
     known: StudyRecord | Kept
 
@@ -65,7 +64,7 @@ class _Pool:
     reach: int
     allowed: Int64 | None = None
     candidates: Sequence[Candidate] = ()
-    scores: Sequence[float] = ()
+    scores: Sequence[float] = ()                    # of the candidates
     worst: float = -2.0
     bound: float = -1.0                             # score that nothing unseen surpasses
 
@@ -133,29 +132,23 @@ class Ranking:
         best: dict[str, Candidate] = {}
         pool.worst = -2.0
         for vector in pool.leg.vectors:
-            neighbours = self._indexes.search(pool.leg.kind, vector, pool.reach, pool.allowed)
-            if len(neighbours) >= pool.reach:
-                pool.worst = max(pool.worst, neighbours[-1].similarity)
-            labels = [label for label, _ in neighbours]
-            owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-            for (_, similarity), owned in zip(neighbours, owners, strict=True):
-                if owned is None:
-                    continue
-                study, sop = owned
-                candidate = Candidate(-similarity, study, sop)
-                if study not in best or candidate < best[study]:
-                    best[study] = candidate
+            labels, similarities = self._indexes.nearest(pool.leg.kind, vector, pool.reach, pool.allowed)
+            if len(labels) >= pool.reach:
+                pool.worst = max(pool.worst, float(similarities[-1]))
+            here, studies, sops = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
+            for found in zip((-similarities[here]).tolist(), studies, sops, strict=True):
+                study = found[1]
+                if study not in best or found < best[study]:
+                    best[study] = found
         # what lies beyond the last neighbour of any vector may still beat, or tie, what is no better than that
         certain = -pool.worst
         passing, own = self._passing, self._query_studies
         pool.candidates = sorted([
             found for found in best.values()
-            if found.negative_cosine < certain and found.study_instance_uid not in own
-            and (passing is None or found.study_instance_uid in passing)
+            if found[0] < certain and found[1] not in own and (passing is None or found[1] in passing)
         ])  # fmt: skip
-        cosines = np.array([-found.negative_cosine for found in pool.candidates] + [pool.worst], dtype=np.float32)
-        *scores, bound = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis).tolist()
-        pool.scores, pool.bound = scores, bound
+        cosines = np.array([-found[0] for found in pool.candidates] + [pool.worst], dtype=np.float32)
+        *pool.scores, pool.bound = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis).tolist()
 
     def _allowed(self, leg: Leg) -> Int64 | None:
         """Return the labels that a leg may find, None where all may be."""
@@ -170,10 +163,9 @@ class Ranking:
     # ------------------------------------------------------------------------------------ all legs
 
     def _accepted(self, pools: Sequence[_Pool], wanted: int) -> list[Ranked]:
-        ranked = [
-            (score, pool.leg, candidate)
-            for pool in pools for score, candidate in zip(pool.scores, pool.candidates, strict=True)
-        ]
+        ranked: list[tuple[float, Basis, Candidate]] = []
+        for pool in pools:
+            ranked += zip(pool.scores, repeat(pool.leg.entry_basis), pool.candidates)
         if self._query.minimum_score is not None:
             ranked = [hit for hit in ranked if hit[0] >= self._query.minimum_score]
         ranked.sort(key=itemgetter(0), reverse=True)    # stable: within a leg equal scores stay by cosine, then by UID
@@ -181,12 +173,12 @@ class Ranking:
         step = wanted + _SPARE
         for start in range(0, len(ranked), step):
             part = ranked[start : start + step]
-            patients = self._learn([hit[2].study_instance_uid for hit in part])
-            for score, leg, candidate in part:
-                study = candidate.study_instance_uid
+            patients = self._learn([candidate[1] for _, _, candidate in part])
+            for score, basis, candidate in part:
+                study = candidate[1]
                 patient, known = self._known.get(study, _GONE)
                 if known is not None and patient not in patients and study not in accepted:
-                    accepted[study] = Ranked(score, leg, candidate, known)
+                    accepted[study] = Ranked(score, basis, candidate, known)
                     if len(accepted) == wanted:
                         return list(accepted.values())
         return list(accepted.values())

@@ -148,7 +148,7 @@ class Service:
             answer = similarity.answer(request.similarity, kept_will_do=kept_will_do)
             writer = AnswerWriter(request, self._provenance(), syntax, answer)
             if kept_will_do:
-                return map(writer.similar, answer.matches)
+                return iter(writer.all_similar(answer.matches))
             series = self._series(request, [match.study_instance_uid for match in answer.matches])
             return (
                 writer.similar(match, series(match.study_instance_uid, match.study.attributes))

@@ -120,8 +120,8 @@ class Similarity:
         kept = self.kept if kept_will_do else None
         ranked = Ranking(self, query, own, kept).best(legs, limit + (asked > limit))  # one more: the list was cut
         matches = tuple([
-            Match(rank, study, min(1.0, max(0.0, score)), -negative_cosine, leg.entry_basis, sop, known)
-            for rank, (score, leg, (negative_cosine, study, sop), known) in enumerate(ranked[:limit], 1)
+            Match(rank, study, min(1.0, max(0.0, score)), -negative_cosine, basis, sop.decode(), known)
+            for rank, (score, basis, (negative_cosine, study, sop), known) in enumerate(ranked[:limit], 1)
         ])  # fmt: skip
         flags = [TRUNCATED] if len(ranked) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []

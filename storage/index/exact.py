@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.base import Float32, Int64, Neighbour, StorageError
+from storage.base import Float32, Int64, Neighbour, Neighbours, StorageError
 from storage.index.codes import nearest
 from storage.index.table import LabelTable, ascending, grown, unit_query
 from storage.locks import ReadersWriterLock
@@ -58,21 +58,23 @@ class ExactIndex:
 
     def search(self, vector: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
         """Return the min(k, live, live allowed) nearest labels, best first."""
-        return self._nearest(vector, k, None if allowed is None else ascending(allowed))
+        return self.nearest(vector, k, allowed).rows()
 
     def exact(self, vector: Float32, k: int) -> list[Neighbour]:
         """Return what `search` returns."""
-        return self._nearest(vector, k, None)
+        return self.nearest(vector, k).rows()
 
-    def _nearest(self, vector: Float32, k: int, allowed: Int64 | None) -> list[Neighbour]:
+    def nearest(self, vector: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
+        """Return what `search` does, as columns."""
         query = unit_query(vector, self.dim)
         with self._lock.reading():
             if k <= 0 or not self._table.live_rows:
-                return []
+                return Neighbours.none()
             if allowed is None:
                 nodes = self._table.live_node_ids()
                 cosines = (self._vectors[: self._table.nodes] @ query)[nodes]
             else:
+                allowed = ascending(allowed)
                 nodes = self._table.live_nodes_of(allowed)
                 cosines = self._vectors[nodes] @ query
             best = nearest(cosines, 0.0, k)

@@ -11,8 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
-from storage.base import Catalogue, Changes, EmbeddingRow, Float32, Generation, Int64, Kind, Neighbour, StorageError
+from storage.base import (
+    Catalogue,
+    Changes,
+    EmbeddingRow,
+    Float32,
+    Generation,
+    Int64,
+    Kind,
+    Neighbour,
+    Neighbours,
+    StorageError,
+)
 from storage.index.owners import Owners
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
@@ -175,14 +187,18 @@ class IndexSet:
         found = self._indexes[kind].search(vector, k + len(excluded), allowed_labels)
         return [neighbour for neighbour in found if neighbour.label not in excluded][:k]
 
+    def nearest(self, kind: Kind, vector: Float32, k: int, allowed_labels: Int64 | None = None) -> Neighbours:
+        """Return what `search` does, as columns."""
+        return self._indexes[kind].nearest(vector, k, allowed_labels)
+
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, or None if it has just been removed."""
         return self._owners.owner(label)
 
     def owners(
-        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> list[tuple[str, str] | None]:
-        """Return `owner` of each label; None too where its study does not hold (or holds) a vector of a kind."""
+        self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> tuple[NDArray[np.bool_], list[str], list[bytes]]:
+        """See `Owners.owners`."""
         return self._owners.owners(labels, kind, holds)
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.base import Float32, Int64, Neighbour, StorageError
+from storage.base import Float32, Int64, Neighbour, Neighbours, StorageError
 from storage.index.codes import CodeRows, nearest
 from storage.index.native import hnswlib
 from storage.index.saved import GraphHeader, SavedVectors
@@ -157,11 +157,15 @@ class HnswIndex:
         Approximate where the graph answers: without `allowed`, or when many are. A sketch, for fewer, misses next to
         nobody; of few, all codes are read.
         """
+        return self.nearest(vector, k, allowed).rows()
+
+    def nearest(self, vector: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
+        """Return what `search` does, as columns."""
         query = unit_query(vector, self.dim)
         self._asked = True
         with self._lock.reading():
             if k <= 0 or not self._table.live_rows:
-                return []
+                return Neighbours.none()
             if allowed is not None:
                 return self._search_allowed(query, k, ascending(allowed))
             if k * 4 <= self._table.live_nodes:
@@ -174,7 +178,7 @@ class HnswIndex:
         """Return what `search` would if the graph missed nobody."""
         query = unit_query(vector, self.dim)
         with self._lock.reading():
-            return self._scan(query, k) if k > 0 and self._table.live_rows else []
+            return self._scan(query, k).rows() if k > 0 and self._table.live_rows else []
 
     def deepen(self) -> bool:
         """Let searches go through twice as much of the graph; return whether that was still possible."""
@@ -183,7 +187,7 @@ class HnswIndex:
         self.ef_search *= 2
         return True
 
-    def _search_allowed(self, query: Float32, k: int, allowed: Int64) -> list[Neighbour]:
+    def _search_allowed(self, query: Float32, k: int, allowed: Int64) -> Neighbours:
         """Take more from the graph than asked for, and widen until k pass, while that is cheaper than a scan."""
         thinned = self._table.live_rows / max(1, len(allowed))      # the k-th allowed is so many times as far down
         reach = int(max(self.ef_search * min(2.0, max(1.0, thinned) ** 0.5), OVERSAMPLING * k * thinned))
@@ -192,11 +196,12 @@ class HnswIndex:
             if near is None:
                 break
             found = self._table.neighbours(*near, k, allowed)
-            if len(found) == k:
-                before = np.count_nonzero(near[1] >= found[-1].similarity)
+            whole = len(found.labels) == k
+            if whole:
+                before = np.count_nonzero(near[1] >= found.similarities[-1])
                 if before * LIST_OVER_RANK <= reach:
                     return found
-            reach *= 2 if len(found) == k else 4
+            reach *= 2 if whole else 4
         return self._scan(query, k, allowed)
 
     def _nearest(self, query: Float32, reach: int) -> tuple[Int64, Float32] | None:
@@ -210,7 +215,7 @@ class HnswIndex:
             return None
         return nodes[0].astype(np.int64), np.float32(1) - distances[0]
 
-    def _scan(self, query: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
+    def _scan(self, query: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
         """Return the nearest of all by codes (of `allowed`, ascending, by the sketch first), then by full vectors."""
         table = self._table
         nodes: Int64 | None

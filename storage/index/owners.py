@@ -46,7 +46,8 @@ class Owners:
         self._sops: Texts = np.zeros(0, dtype="S1")                   # as wide as the longest of them
         self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
-        self._studies: Texts = np.zeros(0, dtype="S1")
+        self._uids: list[str] = []                                  # of studies, by number
+        self._studies: Texts = np.zeros(0, dtype="S1")              # the same, as they are saved
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
         self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
 
@@ -61,6 +62,7 @@ class Owners:
         self._last = np.asarray(grown(self._last, known + len(uids)))
         self._last[known : known + len(uids)] = -1
         self._held = np.asarray(grown(self._held, known + len(uids)))
+        self._uids += uids
         self._numbers.update({uid: known + number for number, uid in enumerate(uids)})
         start, end = self._count, self._count + len(rows)
         for name in ("_labels", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
@@ -98,26 +100,40 @@ class Owners:
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
-        return self.owners((label,))[0]
+        _, studies, sops = self.owners(np.asarray([label], dtype=np.int64))
+        return (studies[0], sops[0].decode()) if studies else None
 
     def owners(
-        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> list[tuple[str, str] | None]:
-        """Return `owner` of each label; None too where `holds` of its study and a kind is another than wanted."""
+        self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> tuple[NDArray[np.bool_], list[str], list[bytes]]:
+        """Return owners as columns.
+
+        Parameters
+        ----------
+        kind, holds
+            None: of all labels; else only of those whose study has, or has not, a label of this kind.
+
+        Returns
+        -------
+        here : ndarray of bool (n,)
+            Which of the labels are here.
+        studies, sops : list of str, list of bytes
+            StudyInstanceUIDs and encoded SOPInstanceUIDs (empty of a JOINT label) of those, in their order.
+        """
         count = self._count
         if not count:
-            return [None] * len(labels)
-        wanted = np.asarray(labels, dtype=np.int64)
-        rows = np.minimum(np.searchsorted(self._labels[:count], wanted), count - 1)
-        here, numbers = (self._labels[rows] == wanted) & self._live[rows], self._row_study[rows]
+            return np.zeros(len(labels), dtype=np.bool_), [], []
+        rows = np.minimum(np.searchsorted(self._labels[:count], labels), count - 1)
+        here, numbers = (self._labels[rows] == labels) & self._live[rows], self._row_study[rows]
         if holds is not None:
             here &= (self._held[numbers, _KIND_NUMBERS[kind]] > 0) == holds
-        studies, places = self._studies[numbers].tolist(), self._row_sop[rows]
-        sops = self._sops[places].tolist() if self._sop_count else studies      # that of -1 is not looked at
-        return [
-            (study.decode(), sop.decode() if place >= 0 else "") if is_here else None
-            for is_here, study, sop, place in zip(here.tolist(), studies, sops, places.tolist(), strict=True)
-        ]
+        places, uids = self._row_sop[rows][here], self._uids
+        if not self._sop_count:
+            sops = [b""] * len(places)
+        else:
+            found = zip(self._sops[places].tolist(), places.tolist(), strict=True)
+            sops = [sop if place >= 0 else b"" for sop, place in found]
+        return here, [uids[number] for number in numbers[here].tolist()], sops
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
@@ -188,7 +204,8 @@ class Owners:
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
         owners._live = np.ones(count, dtype=np.bool_)
-        owners._numbers = {uid.decode(): number for number, uid in enumerate(owners._studies.tolist())}
+        owners._uids = [uid.decode() for uid in owners._studies.tolist()]
+        owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
         owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
         np.add.at(owners._held, (owners._row_study, owners._kinds), 1)
         by_study = np.argsort(owners._row_study, kind="stable").astype(np.int32)

@@ -6,13 +6,16 @@ import importlib
 from pathlib import Path
 from typing import Protocol, cast
 
-from storage.base import Float32, Int64, Neighbour, StorageError, VectorIndex
+from storage.base import Float32, Int64, Neighbour, Neighbours, StorageError, VectorIndex
 from storage.index.exact import ExactIndex
 from storage.index.hnsw import HnswIndex
 
 
 class LabelledIndex(VectorIndex, Protocol):
-    """A VectorIndex that can also tell what it holds, and whom it misses."""
+    """A VectorIndex that can also answer in columns, tell what it holds, and whom it misses."""
+
+    def nearest(self, vector: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
+        """Return what `search` does, as columns: a query of 100 answers has better to do than to make objects."""
 
     def labels(self) -> Int64:
         """Return the live labels, ascending: a loaded index is compared with the Catalogue."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.base import Float32, Int64, Neighbour, StorageError
+from storage.base import Float32, Int64, Neighbours, StorageError
 
 #: A stored vector's length may differ from 1 by this much (float32 rounding of a model's last layer, no more).
 UNIT_TOLERANCE = 1e-3
@@ -276,7 +276,7 @@ class LabelTable:
             self._placed = self.rows, nodes
         return nodes
 
-    def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> list[Neighbour]:
+    def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
         """Return the best k live labels (among `allowed`, ascending) of scored nodes, descending, ties by label."""
         if allowed is None and len(nodes) > k > 0:                  # each has a label: below the k-th none is needed
             kth = np.partition(similarities, len(nodes) - k)[len(nodes) - k]
@@ -298,8 +298,7 @@ class LabelTable:
             passes = allowed[places] == labels
             labels, score = labels[passes], score[passes]
         best = np.lexsort((labels, -score))[:k]
-        cosines = np.minimum(np.maximum(score[best], np.float32(-1)), np.float32(1))
-        return list(map(Neighbour, labels[best].tolist(), cosines.tolist()))
+        return Neighbours(labels[best], np.minimum(np.maximum(score[best], np.float32(-1)), np.float32(1)))
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1

@@ -59,6 +59,31 @@ def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked)
         assert not str(attributes).isascii() or "LT" in str(attributes) or "x" * 1500 in str(attributes)
 
 
+@pytest.mark.parametrize("syntax", [Syntax(True, True), Syntax(False, True)])
+@pytest.mark.parametrize("tags", [[0x00080052], [0x00080052, 0x00100020, 0x0020000D]])
+def test_many_answers_are_those_of_each_match_where_some_or_all_or_none_are_kept(syntax, tags):
+    records = [
+        StudyRecord(f"1.{n}", "P", {"00100020": {"vr": "LO", "Value": ["P" * n]}}, {}, (), None, "PACS")
+        for n in range(4)
+    ]
+    request = FindRequest("STUDY", {tag: ASKED[tag] for tag in tags}, {}, 0x11, PRIVATE if len(tags) > 1 else {})
+    for kept in ({0, 1, 2, 3}, {1, 3}, set()):
+        matches = tuple(
+            Match(
+                n + 1, f"1.{n}", 0.9 - n / 10, 0.5, Basis.IMAGE, f"1.{n}.1",
+                kept_of(records[n], {}) if n in kept else records[n],
+            )
+            for n in range(4)
+        )  # fmt: skip
+        answered = Answer(matches, (), "model 0123")
+        writer = AnswerWriter(request, HERE, syntax, answered)
+        assert writer.all_similar(matches) == [
+            write(similarity_response(request, record.attributes, answered, match, HERE), syntax)
+            for record, match in zip(records, matches, strict=True)
+        ]
+        assert writer.all_similar(()) == []
+
+
 def test_what_kept_studies_cannot_answer_is_asked_from_the_catalogue():
     plain = FindRequest("STUDY", ASKED, {}, 0x10, PRIVATE)
     assert may_be_kept(plain, Syntax())

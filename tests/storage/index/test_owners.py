@@ -38,6 +38,14 @@ def test_a_label_has_an_owner_and_a_kind(owners):
     assert owners.owner(3) is owners.kind_of(100) is None
 
 
+def test_owners_of_many_labels_come_as_columns_of_those_that_are_here(owners):
+    labels = np.array([9, 3, 1, 2])
+    here, studies, sops = owners.owners(labels)
+    assert (here.tolist(), studies, sops) == ([True, False, True, True], ["1.2", "1.1", "1.1"], [b"r", b"1.1.1", b""])
+    here, studies, sops = owners.owners(labels, Kind.REPORT, holds=False)
+    assert (here.tolist(), studies, sops) == ([False, False, True, True], ["1.1", "1.1"], [b"1.1.1", b""])
+
+
 def test_a_study_has_labels_by_kind(owners):
     assert owners.labels_of(Kind.IMAGE, ["1.1", "1.2", "9.9"]).tolist() == [1, 5, 7]
     assert owners.labels_of(Kind.JOINT, ["1.2"]).tolist() == []
