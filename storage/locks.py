@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 class ReadersWriterLock:
@@ -16,7 +16,9 @@ class ReadersWriterLock:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
+        self._reader = _Reader(self)
         self._readers = 0
         self._readers_waiting = 0
         self._readers_due = 0                       # waited while somebody wrote, and not yet inside
@@ -24,20 +26,21 @@ class ReadersWriterLock:
         self._writing = False
         self._writers_waiting = 0
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Hold off writers while the block runs."""
-        with self._changed:
+        return self._reader
+
+    def _begin_reading(self) -> None:
+        with self._mutex:
             if self._writing or self._writers_waiting:
                 self._wait_for_turn()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if not self._readers:
-                    self._changed.notify_all()
+
+    def _end_reading(self) -> None:
+        with self._mutex:
+            self._readers -= 1
+            if not self._readers and self._writers_waiting:
+                self._changed.notify_all()
 
     def _wait_for_turn(self) -> None:
         came = self._writes
@@ -70,3 +73,16 @@ class ReadersWriterLock:
                 self._writes += 1
                 self._readers_due = self._readers_waiting
                 self._changed.notify_all()
+
+
+class _Reader(AbstractContextManager[None]):
+    """What `ReadersWriterLock.reading` returns, the same for all: a generator would take several times as long."""
+
+    def __init__(self, lock: ReadersWriterLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock._begin_reading()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._lock._end_reading()
