@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -95,7 +96,7 @@ class KeptStudies:
     def _put(self, record: StudyRecord) -> None:
         uid = record.study_instance_uid
         if uid in self._studies or len(self._studies) < self._limit:
-            self._studies[uid] = kept_of(record, self._shared)
+            self._studies[sys.intern(uid)] = kept_of(record, self._shared)     # the same object as the index has
 
 
 def kept_of(record: StudyRecord, shared: dict[bytes, bytes]) -> Kept:

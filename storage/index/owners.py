@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Owners:
         self._sops: Texts = np.zeros(0, dtype="S1")                   # as wide as the longest of them
         self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
-        self._uids: list[str] = []                                  # of studies, by number
+        self._uids: list[str] = []                                  # of studies, by number; interned
         self._studies: Texts = np.zeros(0, dtype="S1")              # the same, as they are saved
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
         self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
@@ -56,7 +57,7 @@ class Owners:
     def put(self, rows: Sequence[EmbeddingRow]) -> None:
         """Take rows in, in any order of labels; all of them above those that are here, or of another kind."""
         new = [row.study_instance_uid for row in rows if row.study_instance_uid not in self._numbers]
-        uids = list(dict.fromkeys(new))
+        uids = list(map(sys.intern, dict.fromkeys(new)))
         known = len(self._numbers)
         self._studies = _with_texts(self._studies, known, uids) if uids else self._studies
         self._last = np.asarray(grown(self._last, known + len(uids)))
@@ -123,7 +124,7 @@ class Owners:
         count = self._count
         if not count:
             return np.zeros(len(labels), dtype=np.bool_), [], []
-        rows = np.minimum(np.searchsorted(self._labels[:count], labels), count - 1)
+        rows = np.minimum(self._labels[:count].searchsorted(labels), count - 1)
         here, numbers = (self._labels[rows] == labels) & self._live[rows], self._row_study[rows]
         if holds is not None:
             here &= (self._held[numbers, _KIND_NUMBERS[kind]] > 0) == holds
@@ -204,7 +205,7 @@ class Owners:
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
         owners._live = np.ones(count, dtype=np.bool_)
-        owners._uids = [uid.decode() for uid in owners._studies.tolist()]
+        owners._uids = [sys.intern(uid.decode()) for uid in owners._studies.tolist()]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
         owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
         np.add.at(owners._held, (owners._row_study, owners._kinds), 1)

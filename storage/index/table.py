@@ -238,7 +238,7 @@ class LabelTable:
         labels = np.asarray(labels, dtype=np.int64)
         if not self.rows or not len(labels):
             return np.zeros(0, dtype=np.int64)
-        rows = np.minimum(np.searchsorted(self._labels[: self.rows], labels), self.rows - 1)
+        rows = np.minimum(self._labels[: self.rows].searchsorted(labels), self.rows - 1)
         return np.asarray(rows[(self._labels[rows] == labels) & self._row_live[rows]], dtype=np.int64)
 
     def nodes_of(self, labels: Int64) -> Int64:
@@ -279,8 +279,9 @@ class LabelTable:
     def neighbours(self, nodes: Int64, similarities: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
         """Return the best k live labels (among `allowed`, ascending) of scored nodes, descending, ties by label."""
         if allowed is None and len(nodes) > k > 0:                  # each has a label: below the k-th none is needed
-            kth = np.partition(similarities, len(nodes) - k)[len(nodes) - k]
-            near = similarities >= kth
+            by_rank = similarities.copy()
+            by_rank.partition(len(nodes) - k)
+            near = similarities >= by_rank[len(nodes) - k]
             nodes, similarities = nodes[near], similarities[near]
         row, score = self._last_row[nodes], similarities
         if self.rows != self.nodes:                                 # vectors that have several labels
