@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,8 @@ class SimilarityQuery:
     with_findings: bool = True
 
 
-_ENTRY_BASES = {kind: Basis(kind.value) for kind in Kind}
+#: What vectors of a kind were made from.
+BASES = {kind: Basis(kind.value) for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,26 @@ class Leg:
     @property
     def entry_basis(self) -> Basis:
         """What the entries were made from."""
-        return _ENTRY_BASES[self.kind]
+        return BASES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example: its study ("" when it is not in the Catalogue) and its vectors by basis, each (n, dim)."""
+    """One example.
+
+    Attributes
+    ----------
+    study_instance_uid : str
+        "" when it is not in the Catalogue.
+    vectors : mapping of Basis to ndarray of float32 (n, dim)
+        Those that may be compared.
+    reported : bool
+        Whether it has a report's vector, be that among `vectors` or not.
+    """
 
     study_instance_uid: str
     vectors: Mapping[Basis, Float32]
+    reported: bool
 
 
 def unit(vectors: Float32) -> Float32:
@@ -111,7 +123,7 @@ def example_of(catalogue: Catalogue, generation_id: int, uid: str) -> Example:
                 vectors[basis] = [row.vector]
             elif not any(own.kind is Kind.IMAGE for own in rows):
                 vectors.setdefault(basis, []).append(row.vector)
-    return Example(study, {basis: np.stack(found) for basis, found in vectors.items()})
+    return Example(study, {basis: np.stack(found) for basis, found in vectors.items()}, Basis.REPORT in vectors)
 
 
 def _why_no_vectors(catalogue: Catalogue, uid: str) -> Exception:
@@ -121,6 +133,15 @@ def _why_no_vectors(catalogue: Catalogue, uid: str) -> Exception:
     if state is InstanceState.INDEXED:
         return ExampleNotEncoded("the example is not encoded yet: ask again in a moment")
     return ExampleUnknown("the example was withdrawn" if state else "the example is unknown here: send it first")
+
+
+def compared(basis: Basis | None, held: Collection[Kind]) -> Collection[Kind]:
+    """Return those kinds of the only example's vectors that `legs_of` looks at; each one costs a look into an index."""
+    if basis in (Basis.IMAGE, Basis.REPORT):
+        return [kind for kind in held if kind.value == basis] or held
+    if Kind.JOINT in held and Kind.REPORT in held:
+        return Kind.JOINT, Kind.IMAGE if Kind.IMAGE in held else Kind.REPORT
+    return held
 
 
 def pooled(examples: Sequence[Example]) -> dict[Basis, Float32]:
@@ -137,7 +158,9 @@ def pooled(examples: Sequence[Example]) -> dict[Basis, Float32]:
     }
 
 
-def legs_of(basis: Basis | None, vectors: Mapping[Basis, Float32], text: Float32 | None) -> list[Leg]:
+def legs_of(
+    basis: Basis | None, vectors: Mapping[Basis, Float32], text: Float32 | None, *, reported: bool
+) -> list[Leg]:
     """Return the searches that answer a query.
 
     Cosines of different bases are never compared: where a query has two legs, their calibrated scores are, and no study
@@ -149,6 +172,8 @@ def legs_of(basis: Basis | None, vectors: Mapping[Basis, Float32], text: Float32
         The pooled examples; empty for a query by text alone.
     text : ndarray of float32 (dim,), unit, or None
         With examples: the mean of the two unit vectors is searched.
+    reported : bool
+        Whether all examples have a report.
 
     Raises
     ------
@@ -162,8 +187,8 @@ def legs_of(basis: Basis | None, vectors: Mapping[Basis, Float32], text: Float32
             return [Leg(row, Basis.TEXT, Kind(basis.value))]
         return [Leg(row, Basis.TEXT, Kind.REPORT), Leg(row, Basis.TEXT, Kind.IMAGE, reported=False)]
     found = vectors if text is None else {name: unit(rows + text[None, :]) for name, rows in vectors.items()}
-    chosen = basis or (Basis.JOINT if Basis.JOINT in found and Basis.REPORT in found else Basis.IMAGE)
-    if chosen is Basis.JOINT and Basis.REPORT not in found:
+    chosen = basis or (Basis.JOINT if Basis.JOINT in found and reported else Basis.IMAGE)
+    if chosen is Basis.JOINT and not reported:
         chosen = Basis.IMAGE                        # a study without a report has its images alone
     if basis is None and chosen is Basis.IMAGE and Basis.IMAGE not in found:
         chosen = Basis.REPORT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,14 +23,14 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from daemon.config import Config
+from daemon.config import Config, Right
 from daemon.finder import identifiers, relay, responses
 from daemon.finder.answers import AnswerWriter, may_be_kept
 from daemon.finder.errors import FinderError, TooManyMatches
 from daemon.finder.exchange import Exchange, QueryingAssociation
 from daemon.finder.similarity import Similarity
 from daemon.finder.wire import Element, Syntax, name_of
-from daemon.network import Server, caller_of, rights_of, serve
+from daemon.network import Caller, Server, caller_of, rights_of, serve
 from daemon.status import CANCELLED, PENDING, PENDING_UNSUPPORTED_KEY, SUCCESS, Outcome, outcome_of
 from encoders.readers.table import READERS, TRANSFER_SYNTAXES
 from storage.base import Catalogue
@@ -68,16 +69,19 @@ class SimilarAssociation(QueryingAssociation):
 
     service: Service
 
+    @cached_property
+    def _asker(self) -> tuple[Caller, frozenset[Right]]:
+        """Who asks, and what it may do: the same for all requests of an association."""
+        caller = caller_of(self)
+        peers = self.service.config.peers
+        return caller, rights_of(peers, caller.ae_title, caller.address, caller.certificate_sha256)
+
     def _serve_request(self, msg: Any, context_id: int) -> None:
         context = self._accepted_cx.get(context_id)
         if not isinstance(msg, C_FIND | C_MOVE | C_GET) or not msg.is_valid_request or context is None:
             super()._serve_request(msg, context_id)
             return
-        caller = caller_of(self)
-        exchange = Exchange(
-            self, msg, context_id, syntax_of(context.transfer_syntax[0]), caller,
-            rights_of(self.service.config.peers, caller.ae_title, caller.address, caller.certificate_sha256),
-        )
+        exchange = Exchange(self, msg, context_id, syntax_of(context.transfer_syntax[0]), *self._asker)
         self.dimse.cancel_req = {}
         self._is_paused = True                      # a C-GET sends its C-STORE requests from here
         try:

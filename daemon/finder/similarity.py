@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
-from daemon.finder.examples import Example, SimilarityQuery, example_of, legs_of, pooled
+from daemon.finder.examples import BASES, Example, SimilarityQuery, compared, example_of, legs_of, pooled
 from daemon.finder.kept import Kept, KeptStudies
 from daemon.finder.ranking import Ranking
 from encoders.base import Basis, Encoder, Float32
@@ -105,12 +105,14 @@ class Similarity:
             Text or vectors were given and the model of this generation is not loaded.
         """
         generation = self.indexes.generation
-        examples = [self._example(uid, query.basis) for uid in query.uids]
+        alone = len(query.uids) == 1 and not query.vectors
+        examples = [self._example(uid, query.basis, alone) for uid in query.uids]
         if query.vectors:
             self._model_of_this_generation()        # vectors of two models are never compared
-            examples.append(Example("", query.vectors))
+            examples.append(Example("", query.vectors, Basis.REPORT in query.vectors))
         text = self._text_vector(query.text) if query.text else None
-        legs = legs_of(query.basis, pooled(examples) if examples else {}, text)
+        reported = all(example.reported for example in examples)
+        legs = legs_of(query.basis, pooled(examples) if examples else {}, text, reported=reported)
         counts = self.indexes.counts()
         if not any(counts[leg.kind] for leg in legs):
             raise NoUsableIndex("nothing is indexed yet" if not query.uids else "nothing to compare with is indexed")
@@ -127,14 +129,14 @@ class Similarity:
         flags += [INDEX_PARTIAL] if self.partial() else []
         return Answer(matches, tuple(flags), generation.model_id)
 
-    def _example(self, uid: str, basis: Basis | None) -> Example:
-        """Return an example, with the vectors of one basis only where no other is compared."""
+    def _example(self, uid: str, basis: Basis | None, alone: bool) -> Example:
+        """Return an example; of the only one those vectors that are compared."""
         try:
             held = self.indexes.labels_of_study(uid)
             if held:                                # a study in the index: the Catalogue need not be asked
-                wanted = [kind for kind in held if kind.value == basis and basis is not Basis.JOINT]
-                kinds = wanted or list(held)
-                return Example(uid, {Basis(kind.value): self.indexes.vectors(kind, held[kind]) for kind in kinds})
+                kinds = compared(basis, held) if alone else held
+                vectors = {BASES[kind]: self.indexes.vectors(kind, held[kind]) for kind in kinds}
+                return Example(uid, vectors, Kind.REPORT in held)
         except BadLabel:                            # removed just now
             pass
         try:

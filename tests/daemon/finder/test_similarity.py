@@ -103,6 +103,16 @@ def test_the_nearest_are_found_also_where_all_of_them_are_of_the_rarer_kind(arch
     assert {match.basis for match in answer.matches} == {Basis.JOINT if rare_are_reported else Basis.IMAGE}
 
 
+def test_a_report_whose_images_are_not_here_finds_joint_vectors_and_images(archive, tmp_path):
+    archive.commit(archive.report("1.0", AXES[0]))
+    archive.commit(archive.image("1.1", vector=AXES[0]), archive.report("1.1", near(AXES[0], 0.1, 1)))
+    archive.commit(archive.image("1.2", vector=near(AXES[0], 0.1, 2)))
+    answer = search(archive, tmp_path).answer(SimilarityQuery(("1.0",)))
+    assert {match.study_instance_uid: match.basis for match in answer.matches} == {
+        "1.1": Basis.JOINT, "1.2": Basis.IMAGE,
+    }  # fmt: skip
+
+
 def test_basis_report_compares_reports_alone(archive, tmp_path):
     archive.commit(
         archive.image("1.1", vector=AXES[0]), archive.report("1.1", AXES[1]),
