@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,13 +39,8 @@ _GONE = "", None
 Candidate = tuple[float, str, bytes]
 
 
-class Ranked(NamedTuple):
-    """A candidate of a leg with its calibrated score, and what is known of its study."""
-
-    score: float
-    entry_basis: Basis
-    candidate: Candidate
-    known: StudyRecord | Kept
+#: A candidate's calibrated score 0..1, what its entry was made from, itself, and what is known of its study.
+Ranked = tuple[float, Basis, Candidate, StudyRecord | Kept]
 
 
 @dataclass(slots=True)
@@ -98,7 +93,7 @@ class Ranking:
             ranked = self._accepted(pools, wanted)
             least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
             if len(ranked) == wanted:
-                todo = [pool for pool in pools if not pool.exhausted and pool.bound > max(ranked[-1].score, least)]
+                todo = [pool for pool in pools if not pool.exhausted and pool.bound > max(ranked[-1][0], least)]
             else:
                 todo = [pool for pool in pools if not pool.exhausted and pool.bound >= least]
             if not todo:
@@ -148,7 +143,8 @@ class Ranking:
             if found[0] < certain and found[1] not in own and (passing is None or found[1] in passing)
         ])  # fmt: skip
         cosines = np.array([-found[0] for found in pool.candidates] + [pool.worst], dtype=np.float32)
-        *pool.scores, pool.bound = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis).tolist()
+        scores = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis)
+        *pool.scores, pool.bound = np.minimum(np.maximum(scores, 0), 1).tolist()
 
     def _allowed(self, leg: Leg) -> Int64 | None:
         """Return the labels that a leg may find, None where all may be."""
@@ -178,7 +174,7 @@ class Ranking:
                 study = candidate[1]
                 patient, known = self._known.get(study, _GONE)
                 if known is not None and patient not in patients and study not in accepted:
-                    accepted[study] = Ranked(score, basis, candidate, known)
+                    accepted[study] = score, basis, candidate, known
                     if len(accepted) == wanted:
                         return list(accepted.values())
         return list(accepted.values())

@@ -122,7 +122,7 @@ class Similarity:
         kept = self.kept if kept_will_do else None
         ranked = Ranking(self, query, own, kept).best(legs, limit + (asked > limit))  # one more: the list was cut
         matches = tuple([
-            Match(rank, study, min(1.0, max(0.0, score)), -negative_cosine, basis, sop.decode(), known)
+            Match(rank, study, score, -negative_cosine, basis, sop.decode(), known)
             for rank, (score, basis, (negative_cosine, study, sop), known) in enumerate(ranked[:limit], 1)
         ])  # fmt: skip
         flags = [TRUNCATED] if len(ranked) > limit else []

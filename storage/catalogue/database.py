@@ -87,9 +87,10 @@ class Database:
         if self._engine.dialect.name != "sqlite":
             with self.reading() as connection:
                 return int(connection.execute(_SEQUENCE).scalar_one())
-        with _explained(), self._watching:
+        with self._watching:
             if self._watch is None:
-                self._watch = self._engine.raw_connection()
+                with _explained():
+                    self._watch = self._engine.raw_connection()
             try:
                 ((number,),) = self._watch.driver_connection.execute(_SEQUENCE_TEXT).fetchall()
             except sqlite3.Error as error:
