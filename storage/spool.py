@@ -151,6 +151,8 @@ class Spool:
         if not _NAME.fullmatch(path.name) or path.parent != self.incoming:
             path = path.rename(self.new_file())
         target = self._object(path.name)
+        if not target.parent.is_dir():              # somebody has tidied up an empty one
+            self._make_folders()
         os.link(path, target)
         entry = _Entry(
             (path.name, sop_class_uid, sop_instance_uid, transfer_syntax_uid, digest, size_bytes, calling_ae_title,

@@ -47,6 +47,14 @@ def test_no_object_has_to_wait_for_a_folder_to_be_made(spool):
     assert folders == {f"{number:02x}" for number in range(256)}
 
 
+def test_empty_folders_that_somebody_removed_are_made_again(spool):
+    for folder in (spool.directory / "objects").iterdir():
+        folder.rmdir()
+    assert not put(spool, "1.2.3", b"data").duplicate
+    (claimed,) = spool.claim(5, "w1")
+    assert claimed.path.read_bytes() == b"data"
+
+
 def test_an_accepted_object_is_claimed_with_all_that_is_known_of_it(spool):
     accepted = put(spool, "1.2.3", b"data")
     (claimed,) = spool.claim(5, "w1")
