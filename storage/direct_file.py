@@ -1,7 +1,8 @@
-"""A new file written past the page cache: what is received is read once, by another process, some time later.
+"""A new file written past the page cache while several are received: each is read once, by another process, later.
 
 Writing through the cache costs a copy, a page for every 4 KiB and their write-back at fsync: of an object of 10 MB two
-thirds of the kernel's work to receive and store it, and most of what a flush waits for.
+thirds of the kernel's work to receive and store it, and most of what a flush waits for. A file that comes alone is read
+at once, and goes through the cache so that its reader need not wait for the disk.
 """
 
 from __future__ import annotations
@@ -23,17 +24,25 @@ class Buffers:
     """Page-aligned buffers of CHUNK_BYTES, kept for the next file: fresh memory would have to be cleared."""
 
     def __init__(self, kept: int = 32) -> None:
-        self._kept, self._free = kept, list[memoryview]()
+        self._kept, self._free, self._lent = kept, list[memoryview](), set[int]()
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one file has a buffer now."""
+        return len(self._lent) > 1
 
     def take(self) -> memoryview:
         """Return a buffer that nobody else uses."""
         try:
-            return self._free.pop()
+            buffer = self._free.pop()
         except IndexError:
-            return memoryview(mmap.mmap(-1, CHUNK_BYTES))
+            buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+        self._lent.add(id(buffer))
+        return buffer
 
     def give_back(self, buffer: memoryview) -> None:
         """Let another file have a buffer."""
+        self._lent.discard(id(buffer))
         if len(self._free) < self._kept:
             self._free.append(buffer)
 
@@ -64,7 +73,7 @@ class DirectFile:
         self._buffer = buffers.take()
         self._buffer[: len(head)] = head
         self._unseen = self._end = len(head)
-        self._cached = True
+        self._cached, self._direct = True, buffers.several
 
     def room(self) -> memoryview:
         """Return where the next bytes go, at least one; valid until `advance`."""
@@ -75,7 +84,7 @@ class DirectFile:
         self._end += count
         if self._end == CHUNK_BYTES:
             self._look()
-            self._cache(False)
+            self._cache(not self._direct)
             self._write(self._buffer)
             self._unseen = self._end = 0
 

@@ -21,8 +21,17 @@ HEAD = b"head" * 83
 class Unaligned(Buffers):
     """Memory that no disk takes directly."""
 
+    several = True
+
     def take(self) -> memoryview:
         return memoryview(bytearray(CHUNK_BYTES + 1))[1:]
+
+
+def lent() -> Buffers:
+    """Return buffers of which another file has one."""
+    buffers = Buffers()
+    buffers.other = buffers.take()
+    return buffers
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -47,7 +56,7 @@ def is_cached(path: Path) -> bool:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("buffers", [Buffers(), Unaligned()], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("buffers", [lent(), Unaligned(), Buffers()], ids=["aligned", "unaligned", "alone"])
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 @pytest.mark.parametrize("more", [-1, 0, 1, 4095, 4096, 4097, 70_001])
 def test_a_file_holds_what_was_written_however_it_was_cut(folder, buffers, chunks, more):
@@ -73,9 +82,11 @@ def test_a_file_holds_what_was_written_however_it_was_cut(folder, buffers, chunk
         assert seen == content
 
 
-def test_a_large_file_leaves_the_page_cache_to_others_and_a_small_one_is_read_from_it(tmp_path):
-    for name, size in (("large", 3 * CHUNK_BYTES), ("small", 5000)):
-        file = DirectFile(tmp_path / name, Buffers(), HEAD, len)
+def test_of_several_files_large_ones_leave_the_page_cache_to_others_small_and_lone_ones_are_read_from_it(tmp_path):
+    for name, size, buffers in (
+        ("large", 3 * CHUNK_BYTES, lent()), ("small", 5000, lent()), ("lone", 3 * CHUNK_BYTES, Buffers()),
+    ):  # fmt: skip
+        file = DirectFile(tmp_path / name, buffers, HEAD, len)
         file.write(memoryview(bytes(size)))
         file.close()
     try:
@@ -88,6 +99,18 @@ def test_a_large_file_leaves_the_page_cache_to_others_and_a_small_one_is_read_fr
     if not tells:
         pytest.skip("this file system has no way past the page cache, or does not tell what is in it")
     assert not is_cached(tmp_path / "large")
+    assert is_cached(tmp_path / "lone")
+
+
+def test_a_buffer_that_was_given_back_is_no_other_files():
+    buffers = Buffers()
+    first, second = buffers.take(), buffers.take()
+    assert buffers.several
+    buffers.give_back(first)
+    assert not buffers.several
+    buffers.give_back(second)
+    buffers.take()
+    assert not buffers.several
 
 
 def test_a_file_that_is_given_up_writes_nothing_more_and_lends_its_buffer_to_the_next(tmp_path):
@@ -105,7 +128,9 @@ _FULL = """
 import sys
 from pathlib import Path
 from storage.direct_file import CHUNK_BYTES, Buffers, DirectFile
-file = DirectFile(Path(sys.argv[1]), Buffers(), b"", len)
+buffers = Buffers()
+other = buffers.take()
+file = DirectFile(Path(sys.argv[1]), buffers, b"", len)
 try:
     file.write(memoryview(bytes(3 * CHUNK_BYTES)))
 except OSError as error:

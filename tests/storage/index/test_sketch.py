@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from storage.base import StorageError
+from storage.index import sketch as module
 from storage.index.codes import CodeRows
 from storage.index.hnsw import HnswIndex
 from storage.index.sketch import FITTED_TO, Sketch
@@ -25,6 +26,12 @@ def on_a_surface(count, seed=0):
 
 def noise(count, seed=0):
     return unit(np.random.default_rng(seed).normal(size=(count, DIM)))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Have small indexes a sketch."""
+    monkeypatch.setattr(module, "FITTED_FROM", FITTED_TO)
 
 
 def sketched(rows, chunk=700):
