@@ -1,4 +1,4 @@
-"""A new file written past the page cache while several are received: each is read once, by another process, later.
+"""A new file written past the page cache while files come in a burst: each is read once, by another process, later.
 
 Writing through the cache costs a copy, a page for every 4 KiB and their write-back at fsync: of an object of 10 MB two
 thirds of the kernel's work to receive and store it, and most of what a flush waits for. A file that comes alone is read
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import mmap
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,15 +23,22 @@ _BLOCK_BYTES = 4096
 
 
 class Buffers:
-    """Page-aligned buffers of CHUNK_BYTES, kept for the next file: fresh memory would have to be cleared."""
+    """Page-aligned buffers of CHUNK_BYTES, kept for the next file: fresh memory would have to be cleared.
 
-    def __init__(self, kept: int = 32) -> None:
-        self._kept, self._free, self._lent = kept, list[memoryview](), set[int]()
+    Parameters
+    ----------
+    burst_s : float
+        Files of which one begins so soon after another ended come in a burst.
+    """
+
+    def __init__(self, kept: int = 32, burst_s: float = 0.1) -> None:
+        self._kept, self._burst_s = kept, burst_s
+        self._free, self._lent, self._ended = list[memoryview](), set[int](), -math.inf
 
     @property
-    def several(self) -> bool:
-        """Whether more than one file has a buffer now."""
-        return len(self._lent) > 1
+    def burst(self) -> bool:
+        """Whether another file has a buffer now, or had one a moment ago."""
+        return len(self._lent) > 1 or time.monotonic() - self._ended < self._burst_s
 
     def take(self) -> memoryview:
         """Return a buffer that nobody else uses."""
@@ -43,6 +52,7 @@ class Buffers:
     def give_back(self, buffer: memoryview) -> None:
         """Let another file have a buffer."""
         self._lent.discard(id(buffer))
+        self._ended = time.monotonic()
         if len(self._free) < self._kept:
             self._free.append(buffer)
 
@@ -73,7 +83,7 @@ class DirectFile:
         self._buffer = buffers.take()
         self._buffer[: len(head)] = head
         self._unseen = self._end = len(head)
-        self._cached, self._direct = True, buffers.several
+        self._cached, self._direct = True, buffers.burst
 
     def room(self) -> memoryview:
         """Return where the next bytes go, at least one; valid until `advance`."""

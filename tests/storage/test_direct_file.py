@@ -21,7 +21,7 @@ HEAD = b"head" * 83
 class Unaligned(Buffers):
     """Memory that no disk takes directly."""
 
-    several = True
+    burst = True
 
     def take(self) -> memoryview:
         return memoryview(bytearray(CHUNK_BYTES + 1))[1:]
@@ -102,15 +102,21 @@ def test_of_several_files_large_ones_leave_the_page_cache_to_others_small_and_lo
     assert is_cached(tmp_path / "lone")
 
 
-def test_a_buffer_that_was_given_back_is_no_other_files():
-    buffers = Buffers()
+def test_files_come_in_a_burst_together_or_one_right_after_another():
+    buffers = Buffers(burst_s=0)
     first, second = buffers.take(), buffers.take()
-    assert buffers.several
+    assert buffers.burst
     buffers.give_back(first)
-    assert not buffers.several
+    assert not buffers.burst
     buffers.give_back(second)
     buffers.take()
-    assert not buffers.several
+    assert not buffers.burst
+    soon = Buffers(burst_s=3600)
+    buffer = soon.take()
+    assert not soon.burst
+    soon.give_back(buffer)
+    soon.take()
+    assert soon.burst
 
 
 def test_a_file_that_is_given_up_writes_nothing_more_and_lends_its_buffer_to_the_next(tmp_path):
