@@ -15,7 +15,9 @@ SHIPPED = Path(__file__).parent / "weights"
 CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
 
 #: Layout of card and weights by the precision of the matrices: an older cxrfind could not read 8 bits.
-FORMATS = {"float16": 1, "int8": 2}
+FORMATS = {"float16": 3, "int8": 4}
+#: The same two without findings in the vectors; still read.
+EARLIER_FORMATS = (1, 2)
 
 _NEEDED = ("format", "name", "architecture", "preprocessing", "finding_names", "dim", "calibration", "weights")
 
@@ -50,8 +52,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     missing = [key for key in _NEEDED if not isinstance(card, dict) or key not in card]
     if missing:
         raise CheckpointError(f"{path}: lacks {missing[0]!r}; it is not the card of a cxrfind checkpoint")
-    if card["format"] not in FORMATS.values():
-        known = " and ".join(map(str, FORMATS.values()))
+    if card["format"] not in (*EARLIER_FORMATS, *FORMATS.values()):
+        known = f"1 to {max(FORMATS.values())}"
         raise CheckpointError(f"{path}: format {card['format']}, this cxrfind reads {known}; export the model again")
     return card
 

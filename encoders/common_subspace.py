@@ -21,7 +21,7 @@ from encoders.base import (
     ReportEncoding,
     ReportText,
 )
-from encoders.checkpoint import SHIPPED, model_id, read_card, verify_weights
+from encoders.checkpoint import EARLIER_FORMATS, SHIPPED, model_id, read_card, verify_weights
 from encoders.findings import label_array
 from encoders.preprocess import Preprocessing, sheet, sheet_shape, standardise, tower_sizes
 from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, require
@@ -120,11 +120,15 @@ class CommonSubspaceEncoder:
         model = MultimodalModel(tower, text, subspace, shape["image"]["attention"], direct=direct)
         model.load_state_dict(_part(tensors, "model."))
         self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        matrices = {m: _array(tensors[f"projection.matrix.{m}"]) for m in (IMAGE, TEXT)}
+        if int(card["format"]) in EARLIER_FORMATS:                  # the view did not count
+            matrices[IMAGE] = np.pad(matrices[IMAGE], ((0, 1), (0, 0)))
         self._projection = Projection(
-            {m: _array(tensors[f"projection.matrix.{m}"]) for m in (IMAGE, TEXT)},
+            matrices,
             {m: _array(tensors[f"projection.bias.{m}"]) for m in (IMAGE, TEXT)},
             _array(tensors["projection.normal"]),
             float(card["projection"]["root"]),
+            dict(card["projection"].get("findings_weight", {})),
         )
         gate = {name: _array(value) for name, value in _part(tensors, "gate.").items()}
         self._gate = ChestGate(**gate, offset=float(card["gate"]["offset"])) if gate else None
@@ -209,9 +213,10 @@ class CommonSubspaceEncoder:
 
     def _finish(self, outputs: Outputs) -> tuple[Float32, Float32]:
         """Return unit vectors (n, dim) and the findings' probabilities (n, 14)."""
-        features, embedding, findings, _ = outputs
-        vectors = self._projection(image_slots(features, embedding, self._projection.root), IMAGE)
-        return vectors, sigmoid(findings * self._slope + self._offset)
+        features, embedding, findings, view = outputs
+        probabilities = sigmoid(findings * self._slope + self._offset)
+        slots = image_slots(features, embedding, view, self._projection.root)
+        return self._projection(slots, probabilities, Basis.IMAGE), probabilities
 
     def encode_images(self, images: Sequence[Float32]) -> ImageEncoding:
         """Encode images, each float32 (rows, columns) 0..1, larger brighter, any size."""
@@ -224,21 +229,22 @@ class CommonSubspaceEncoder:
         chest = self._gate(features) if self._gate else np.ones(len(images), np.float32)
         return ImageEncoding(vectors, findings, chest, sigmoid(view[:, 0]))
 
-    def _vectors_of_texts(self, texts: Sequence[str]) -> Float32:
+    def _vectors_of_texts(self, texts: Sequence[str], basis: Basis) -> Float32:
         with torch.inference_mode():
             features, embedding = self._model.embed_texts(texts)
-        return self._projection(text_slots(_array(features.cpu()), _array(embedding.cpu())), TEXT)
+            findings = sigmoid(_array(self._model.subspace.predict(embedding, "findings").cpu()))
+        return self._projection(text_slots(_array(features.cpu()), _array(embedding.cpu())), findings, basis)
 
     def encode_reports(self, reports: Sequence[ReportText]) -> ReportEncoding:
         """Encode reports; their findings are those of the rule-based labeler (encoders.findings)."""
         if not reports:
             return ReportEncoding(np.zeros((0, self.dim), np.float32), np.zeros((0, 14), np.float32))
-        vectors = self._vectors_of_texts([report_text(report) for report in reports])
+        vectors = self._vectors_of_texts([report_text(report) for report in reports], Basis.REPORT)
         return ReportEncoding(vectors, label_array(reports))
 
     def encode_text(self, text: str) -> Float32:
         """Return the unit vector (dim,) of a free-text query."""
-        return np.asarray(self._vectors_of_texts([text])[0], dtype=np.float32)
+        return np.asarray(self._vectors_of_texts([text], Basis.TEXT)[0], dtype=np.float32)
 
     def fuse(self, images: Float32, report: Float32 | None) -> Float32:
         """Return the unit vector (dim,) of a study: the mean image vector, and its report's with the card's weight.

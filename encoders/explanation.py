@@ -1,9 +1,10 @@
 """Why two images are alike: which regions of each make their vectors agree, and the findings both seem to have.
 
 The pooled feature vector of an image is the mean over the positions of its last feature map, so whatever the cosine
-owes to the features divides among the positions. What lies behind the pooling (the common subspace, the projection) is
-not linear: an image's coordinates along the other's direction are followed on the straight way from a normal study's
-features, the centre of all vectors, to the image's own, and the gradients on it are added up (integrated gradients).
+owes to the features divides among the positions. What lies behind the pooling (the common subspace, the findings'
+probabilities, the projection) is not linear: an image's vector along the other's is followed on the straight way from a
+normal study's features, the centre of all vectors, to the image's own, and the gradients on it are added up (integrated
+gradients).
 The contributions of all positions and what a normal study would have add up to the cosine itself.
 
 References
@@ -23,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
 from encoders.common_subspace import CommonSubspaceEncoder
-from encoders.towers.projection import FLOOR
+from encoders.towers.projection import ABNORMAL, FLOOR, MOST_FINDINGS
 from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE
 
@@ -122,14 +123,24 @@ def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
     return _Maps(torch.cat([whole, focused]), (_WHOLE, box), (0.5, 0.5))
 
 
-def _coordinates(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
-    """Return vectors (n, dim), not normalised, of pooled features (n, channels), as `encode_images` does."""
+def _vectors(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
+    """Return the unit vectors (n, dim) of pooled features (n, channels), as `encode_images` does, with gradients."""
     model, projection = encoder.model, encoder._projection
+    embedding = model.subspace(features, IMAGE)
+    lateral = torch.sigmoid(-model.subspace.predict(embedding, "view"))
     described = (features.clamp_min(0) + FLOOR) ** projection.root
-    slots = torch.cat([described, functional.normalize(model.subspace(features, IMAGE), dim=1)], 1)
+    slots = torch.cat([described, functional.normalize(embedding, dim=1), lateral], 1)
     matrix, bias = (torch.from_numpy(part[IMAGE]).to(features.device) for part in (projection.matrix, projection.bias))
-    coordinates: Tensor = slots @ matrix + bias
-    return coordinates
+    appearance = functional.normalize(slots @ matrix + bias, dim=1)
+    if not projection.findings_weight:
+        return appearance
+    slope, offset = (torch.from_numpy(part).to(features.device) for part in (encoder._slope, encoder._offset))
+    probabilities = torch.sigmoid(model.findings(features, embedding) * slope + offset)[:, ABNORMAL]
+    block = projection.findings_weight[Basis.IMAGE.value] * probabilities.sqrt()
+    length = block.norm(dim=1, keepdim=True)
+    block = block * (MOST_FINDINGS / length).clamp_max(1)
+    rest = (1 - length.clamp_max(MOST_FINDINGS) ** 2).sqrt()
+    return torch.cat([block, rest * appearance], 1)
 
 
 def _normal_features(encoder: CommonSubspaceEncoder) -> Tensor:
@@ -138,11 +149,11 @@ def _normal_features(encoder: CommonSubspaceEncoder) -> Tensor:
 
 
 def _mean_gradient(encoder: CommonSubspaceEncoder, start: Tensor, end: Tensor, direction: Tensor) -> Tensor:
-    """Return the mean gradient (channels,) of the coordinates along `direction` on the way from start to end."""
+    """Return the mean gradient (channels,) of the vectors along `direction` on the way from start to end."""
     places = (torch.arange(STEPS, device=end.device) + 0.5) / STEPS
     way = (start + places.unsqueeze(1) * (end - start)).requires_grad_(True)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad((_coordinates(encoder, way) @ direction).sum(), way)
+        (gradient,) = torch.autograd.grad((_vectors(encoder, way) @ direction).sum(), way)
     return gradient.mean(0)
 
 
@@ -155,11 +166,10 @@ def _overlaps(cells: int, start: float, end: float, others: int) -> NDArray[np.f
     return np.asarray(np.clip(high - low, 0, None) / np.diff(parts), dtype=np.float64)
 
 
-def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, own: Tensor, other: Tensor) -> Attribution:
-    """Return what each position of an image adds to the cosine of its coordinates `own` and `other`, both (dim,)."""
-    direction = functional.normalize(other, dim=0) / own.norm()
+def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, other: Tensor) -> Attribution:
+    """Return what each position of an image adds to the cosine of its vector and `other`, unit (dim,)."""
     normal = _normal_features(encoder)
-    gradient = _mean_gradient(encoder, normal, seen.pooled, direction)
+    gradient = _mean_gradient(encoder, normal, seen.pooled, other)
     rows, cols = seen.maps.shape[2:]
     total = np.zeros((rows, cols))
     for maps, box, weight in zip(seen.maps, seen.boxes, seen.weights, strict=True):
@@ -168,7 +178,7 @@ def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, own: Tensor, other
         top, left, bottom, right = box
         total += _overlaps(rows, top, bottom, rows) @ part @ _overlaps(cols, left, right, cols).T
     with torch.no_grad():
-        normal_cosine = float(_coordinates(encoder, normal.unsqueeze(0))[0] @ direction)
+        normal_cosine = float(_vectors(encoder, normal.unsqueeze(0))[0] @ other)
     return Attribution(total.astype(np.float32), normal_cosine)
 
 
@@ -188,12 +198,12 @@ def explain(encoder: CommonSubspaceEncoder, image_a: Float32, image_b: Float32) 
     """Return why two images, float32 (rows, columns) 0..1 of any size, are alike to this model."""
     a, b = _maps(encoder, image_a), _maps(encoder, image_b)
     with torch.no_grad():
-        own, other = _coordinates(encoder, torch.stack([a.pooled, b.pooled]))
+        own, other = (_vectors(encoder, seen.pooled.unsqueeze(0))[0] for seen in (a, b))
     findings = encoder.encode_images([image_a, image_b]).findings
     return Explanation(
-        cosine=float(functional.cosine_similarity(own, other, dim=0)),
-        a=_attribution(encoder, a, own, other),
-        b=_attribution(encoder, b, other, own),
+        cosine=float(own @ other),
+        a=_attribution(encoder, a, other),
+        b=_attribution(encoder, b, own),
         shared=shared_findings(findings[0], findings[1]),
     )
 

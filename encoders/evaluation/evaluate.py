@@ -74,6 +74,7 @@ def _all_systems(
     if not chosen:
         raise ManifestError("no source has enough readable images of one view to judge; at least 20 studies are needed")
     rest = [systems.shuffled_system(models[0], [pool.rows.tolist() for pool in chosen], options.seeds)]
+    rest += [systems.exchanged_system(models[0], samples), systems.sickest_system(models[0])]
     if options.baselines:
         rest.append(systems.classifier_system(models[0]))
         rest += systems.pixel_systems(samples, partial(progress, "encode baselines"))
@@ -88,7 +89,7 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
     graded: dict[str, dict[str, Float]] = {}
     paper: dict[str, dict[str, Float]] = {}
     headings: dict[str, dict[str, Float]] = {}
-    curves, findings = {}, {}
+    curves, findings, variety = {}, {}, {}
     for system in every:
         ranking = retrieval.rank(system, pool)
         if len(ranking.rows) < len(pool.rows) / 2:
@@ -97,6 +98,7 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
         paper[system.name] = retrieval.protocol_a(ranking, pool.labels, excluded)
         if pool.headings.shape[1]:
             headings[system.name] = retrieval.graded(ranking, pool.headings, excluded)
+        variety[system.name] = retrieval.variety(ranking, pool.abnormal, excluded)
         curves[system.name] = retrieval.by_k(ranking, pool.abnormal, excluded)
         findings[system.name] = retrieval.by_finding(ranking, pool.labels, excluded)
     reference = every[0].name
@@ -106,6 +108,7 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
         "headings": retrieval.summarised(headings, reference) if headings else {},
         "by_k": {"k": list(retrieval.KS), **curves},
         "by_finding": findings,
+        "variety": variety,
     }
     return tables, graded
 

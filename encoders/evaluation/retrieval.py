@@ -30,6 +30,8 @@ def rank(system: System, pool: Pool) -> Ranking:
     """Return the cosines of a pool's images."""
     first = system.runs[0][pool.rows]
     rows = np.flatnonzero(np.isfinite(first).all(1))
+    if system.score is not None:
+        return Ranking((system.score(pool.rows[rows]),), rows)
     chosen = [run[pool.rows][rows] for run in system.runs]
     return Ranking(tuple(metrics.cosine_ranking(vectors, vectors) for vectors in chosen), rows)
 
@@ -54,6 +56,14 @@ def graded(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, F
         name: _spread(values, queries, len(labels))
         for name, values in _mean_over_runs([run.values for run in runs]).items()
     }
+
+
+def variety(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, int]:
+    """Return how many different images stand among the first ten of all abnormal queries, and how many could."""
+    sick = np.nan_to_num(labels[ranking.rows]).sum(1) > 0
+    scores = np.where(excluded[np.ix_(ranking.rows, ranking.rows)], -np.inf, ranking.cosines[0])[sick]
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    return {"different": len(np.unique(first)), "at_most": min(first.size, len(ranking.rows))}
 
 
 def protocol_a(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, Float]:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoders.base import Encoder, Float32, UnreadableInstance
 from encoders.encode_manifest import encode_manifest, read_image
+from encoders.evaluation.pools import ABNORMAL
 from encoders.preprocess import Preprocessing, squeeze, standardise
 from encoders.training.manifest import Sample
+from encoders.training.metrics import cosine_ranking
 
 Progress = Callable[[int, int], None]
 
-RANDOM, SHUFFLED = "random", "shuffled images"
+RANDOM, SHUFFLED, EXCHANGED = "random", "shuffled images", "another query's answers"
 PIXELS, FROZEN, TFIDF = "raw pixels", "frozen ImageNet", "TF-IDF of reports"
 
 #: Side of the pictures that raw pixels are compared at, and that the frozen network sees.
@@ -37,6 +40,8 @@ class System:
         Finding probabilities.
     note : str
         What it is, for the reader of the table.
+    score : callable or None
+        Returns (n, n) for n rows of the samples: how each is ranked for each as a query. None: by the vectors' cosine.
     """
 
     name: str
@@ -44,6 +49,7 @@ class System:
     runs: tuple[Float32, ...]
     report: Float32 | None = None
     findings: Float32 | None = None
+    score: Callable[[NDArray[np.intp]], NDArray[np.float64]] | None = None
 
 
 def checkpoint_system(
@@ -61,6 +67,47 @@ def classifier_system(model: System) -> System:
     assert model.findings is not None
     vectors = np.sqrt(np.clip(model.findings, 0, 1))
     return System(f"{model.name}: findings only", "its 14 finding probabilities as a vector", (vectors,))
+
+
+def _abnormal(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return how many abnormal findings are expected in each row."""
+    return np.asarray(probabilities[:, ABNORMAL].sum(1), dtype=np.float64)
+
+
+def sickest_system(model: System) -> System:
+    """Return a ranking that does not look at the query: the images in which the model sees most findings first.
+
+    Protocol B asks abnormal queries only, and counts shared findings: what shows many is often right by itself. What a
+    system is beyond that, it owes to the question.
+    """
+    assert model.findings is not None
+    expected = _abnormal(model.findings)
+
+    def score(rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.repeat(expected[rows][None], len(rows), 0)
+
+    note = "no query: for all the same answers, those in which the model expects most abnormal findings"
+    return System(f"{model.name}: sickest first", note, (expected[:, None].astype(np.float32),), score=score)
+
+
+def exchanged_system(model: System, samples: Sequence[Sample]) -> System:
+    """Return a control: each abnormal query is answered as another abnormal one of the same pool would be.
+
+    What is left of a figure was owed to the answers, not to the question.
+    """
+    labels = np.array([sample.labels for sample in samples], dtype=np.float64)
+    sick = np.nan_to_num(labels[:, ABNORMAL]).sum(1) > 0
+
+    def score(rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        cosines = cosine_ranking(model.runs[0][rows], model.runs[0][rows])
+        asked = np.flatnonzero(sick[rows])
+        order = np.random.default_rng(3).permutation(len(asked))
+        given = cosines.copy()
+        given[asked[order]] = cosines[asked[np.roll(order, 1)]]     # one circle: nobody keeps its own
+        return np.asarray(given, dtype=np.float64)
+
+    note = f"control: {model.name} with the abnormal queries exchanged; what its answers are worth by themselves"
+    return System(EXCHANGED, note, model.runs, score=score)
 
 
 def random_system(rows: int, seeds: int) -> System:

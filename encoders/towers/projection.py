@@ -1,10 +1,18 @@
 """From what the towers say to the vector that is indexed, images and reports in one space.
 
-An image fills its slots with its descriptor (roots of pooled features) and its unit subspace embedding, a report
-with its text features and its embedding. Each modality is centred near its *normal* studies: seen from there, abnormal
-studies lie in the direction of their findings and normal ones in no common direction, so that a high cosine means a
-shared abnormality and not shared health. One linear map per modality leads into the common coordinates; the report's
-was fitted to land where the paired images do.
+A vector has two blocks. *Findings*: w √p for each abnormal finding; two studies' product there is w² Σ √(p q), the
+Bhattacharyya coefficient of their findings without the normal ones, near 0 for a healthy study and the larger, the more
+findings both have. *Appearance*: a whitened linear map of everything else, which makes any two people's images nearly
+orthogonal, so that it decides among studies with the same findings; its length is what the findings leave of 1. (Where
+both blocks are normalised together, or the appearance is not white, the findings do not count for what they are.)
+
+An image fills the slots of its appearance with its descriptor (roots of pooled features), its unit subspace embedding
+and how surely it is a lateral view, a report with its text features and its embedding. Each modality, and each view, is
+seen from its *normal* studies. The report's map was fitted to land where the paired images do.
+
+References
+----------
+Bhattacharyya, "On a measure of divergence between two statistical populations", 1943.
 """
 
 from __future__ import annotations
@@ -14,7 +22,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.base import Float32
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
+from encoders.towers.subspace import IMAGE, TEXT
+
+ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
+
+#: The findings block is never longer than this: something of a vector stays the study's own.
+MOST_FINDINGS = 0.97
 
 
 def unit_rows(rows: Float32) -> Float32:
@@ -39,9 +53,9 @@ def descriptor(features: Float32, root: float) -> Float32:
     return np.asarray((np.maximum(features, 0) + np.float32(FLOOR)) ** np.float32(root), dtype=np.float32)
 
 
-def image_slots(features: Float32, embedding: Float32, root: float) -> Float32:
-    """Return (n, channels + dim): descriptor, unit embedding."""
-    return np.concatenate([descriptor(features, root), unit_rows(embedding)], axis=1)
+def image_slots(features: Float32, embedding: Float32, view: Float32, root: float) -> Float32:
+    """Return (n, channels + dim + 1): descriptor, unit embedding, probability of a lateral view (from its logits)."""
+    return np.concatenate([descriptor(features, root), unit_rows(embedding), sigmoid(-view.reshape(-1, 1))], axis=1)
 
 
 def text_slots(features: Float32, embedding: Float32) -> Float32:
@@ -51,7 +65,7 @@ def text_slots(features: Float32, embedding: Float32) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Map (slots, dim) and bias (dim,) of each modality.
+    """Map (slots, appearance) and bias (appearance,) of each modality.
 
     Attributes
     ----------
@@ -59,14 +73,30 @@ class Projection:
         Mean pooled features of the normal images that the view is taken from.
     root : float
         Makes the image descriptor.
+    findings_weight : mapping
+        w of the findings block of an IMAGE, a REPORT and a TEXT that is asked for (`encoders.base.Basis`); empty: there
+        is none (checkpoints of formats 1 and 2).
     """
 
     matrix: Mapping[str, Float32]
     bias: Mapping[str, Float32]
     normal: Float32
     root: float
+    findings_weight: Mapping[str, float]
 
-    def __call__(self, raw: Float32, modality: str) -> Float32:
-        """Return unit vectors (n, dim) of filled slots."""
-        moved = raw @ self.matrix[modality] + self.bias[modality]
-        return unit_rows(np.asarray(moved, dtype=np.float32))
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return next(iter(self.bias.values())).size + (len(ABNORMAL) if self.findings_weight else 0)
+
+    def __call__(self, slots: Float32, probabilities: Float32, basis: Basis) -> Float32:
+        """Return unit vectors (n, dim) of filled slots and probabilities (n, 14) of the findings."""
+        modality = IMAGE if basis is Basis.IMAGE else TEXT
+        appearance = unit_rows(np.asarray(slots @ self.matrix[modality] + self.bias[modality], dtype=np.float32))
+        if not self.findings_weight:
+            return appearance
+        block = np.float32(self.findings_weight[basis.value]) * np.sqrt(probabilities[:, ABNORMAL])
+        length = np.linalg.norm(block, axis=1, keepdims=True)
+        block *= np.minimum(1, MOST_FINDINGS / np.maximum(length, 1e-12))
+        rest = np.sqrt(1 - np.minimum(length, MOST_FINDINGS) ** 2)
+        return unit_rows(np.concatenate([block, rest * appearance], axis=1))

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
+from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
 from encoders.checkpoint import FORMATS, WEIGHTS_FILE, write_card
 from encoders.preprocess import Preprocessing, sheet, standardise
 from encoders.tensors import Precision, write_tensors
 from encoders.towers.gate import ChestGate
 from encoders.towers.model import MultimodalModel
-from encoders.towers.projection import Projection, text_slots, unit_rows
-from encoders.towers.subspace import IMAGE, TEXT
+from encoders.towers.projection import Projection, sigmoid, text_slots, unit_rows
 from encoders.training.arrays import Arrays, Progress, build_arrays
 from encoders.training.build import Trained, load_run
 from encoders.training.calibration import platt, score_knots
-from encoders.training.experiment import ExperimentError, checked_toml
+from encoders.training.experiment import checked_toml
 from encoders.training.features import with_features
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
@@ -213,16 +212,8 @@ def export(
     ----------
     manifest : Path or None
         The data, if it no longer lies where the run found it.
-
-    Raises
-    ------
-    ExperimentError
-        If the options do not fit the run.
     """
     trained = load_run(run_folder)
-    shares, towers = options.projection.shares, trained.experiment.image.tower.count("+") + 1
-    if len(shares) not in (0, towers):
-        raise ExperimentError(f"projection.shares has {len(shares)} numbers and the run has {towers} towers; one each")
     model, constants, experiment = trained.model, trained.constants, trained.experiment
     if manifest is not None:
         data = experiment.data.model_copy(update={"manifest": manifest})
@@ -244,7 +235,8 @@ def export(
     )
     threshold = min(options.most_strict, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
     pairs = _first_pairs(held_out, options.projection.paired)
-    image = project_images(projection, seen)[pairs]
+    probabilities = sigmoid(np.float32(slope) * finding_logits(seen) + np.float32(offset))
+    image = project_images(projection, seen, probabilities)[pairs]
     report = project_texts(projection, seen)[held_out.text[pairs]]
     prompts = _embed_texts(trained, projection, [name.lower() for name in ABNORMAL_FINDINGS])
     maps = score_maps(
@@ -267,8 +259,8 @@ def export(
             "preprocessing": asdict(constants),
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
-            "projection": {"root": projection.root},
-            "dim": int(projection.matrix[IMAGE].shape[1]),
+            "projection": {"root": projection.root, "findings_weight": dict(projection.findings_weight)},
+            "dim": projection.dim,
             "calibration": {
                 "findings": {"slope": slope.round(5).tolist(), "offset": offset.round(5).tolist()},
                 "scores": maps,
@@ -284,7 +276,8 @@ def export(
 def _embed_texts(trained: Trained, projection: Projection, texts: Sequence[str]) -> Float32:
     with torch.inference_mode():
         features, embedding = trained.model.embed_texts(texts)
-    return projection(text_slots(features.float().numpy(), embedding.float().numpy()), TEXT)
+        findings = sigmoid(trained.model.subspace.predict(embedding, "findings").float().numpy())
+    return projection(text_slots(features.float().numpy(), embedding.float().numpy()), findings, Basis.TEXT)
 
 
 __all__ = ["ExportOptions", "export", "read_options"]

@@ -13,7 +13,7 @@ from encoders.towers.model import DIRECT_SHARE
 from encoders.training.arrays import build_arrays, cached_images
 from encoders.training.augment import plain, standardised
 from encoders.training.build import load_run
-from encoders.training.experiment import ExperimentError, ImageSection
+from encoders.training.experiment import ImageSection
 from encoders.training.export import ExportOptions, export
 from encoders.training.features import with_features
 from encoders.training.project import ProjectionOptions
@@ -113,7 +113,7 @@ def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, 
     checkpoint = export(trained(1), tmp_path / "checkpoint", small)
     both = export(stack_runs([checkpoint, trained(2)], tmp_path / "both"), tmp_path / "ensemble", small)
     encoder = CommonSubspaceEncoder.load(both, "cpu", 1)
-    assert encoder.encode_images([draw(99, 64)[0]]).embeddings.shape == (1, 20)
+    assert encoder.encode_images([draw(99, 64)[0]]).embeddings.shape == (1, 32)
     three = load_run(stack_runs([both, trained(3)], tmp_path / "three"))
     assert three.experiment.image.tower == "+".join(["efficientnet-lite0@32"] * 3)
     with torch.inference_mode():
@@ -121,23 +121,6 @@ def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, 
         two, one = load_run(tmp_path / "both").model, load_run(tmp_path / "run-3").model
         alone = torch.cat([two.image_features(image), one.image_features(image)], 1)
         torch.testing.assert_close(three.model.image_features(image), alone, atol=1e-2, rtol=1e-2)  # half precision
-
-
-def test_a_tower_without_a_share_leaves_no_mark_in_the_descriptor(tmp_path, trained):
-    both = stack_runs([trained(1), trained(2)], tmp_path / "both")
-    moved = {}
-    for share in (1.0, 0.0):
-        projection = ProjectionOptions(
-            descriptor_dim=12, embedding_dim=4, canonical_dim=4, shares=(1.0, share), image_weights=(1.0, 0.0, 0.0)
-        )
-        options = ExportOptions(projection=projection, negatives=12)
-        encoder = CommonSubspaceEncoder.load(export(both, tmp_path / f"share-{share}", options), "cpu", 1)
-        rows = encoder._projection.matrix["image"]
-        moved[share] = [np.abs(part).sum() for part in (rows[:1280], rows[1280:2560])]
-    assert min(moved[1.0]) > 0
-    assert moved[0.0][0] > 0 == moved[0.0][1]
-    with pytest.raises(ExperimentError, match=r"3 numbers and the run has 2 towers"):
-        export(both, tmp_path / "none", ExportOptions(projection=ProjectionOptions(shares=(1.0, 1.0, 1.0))))
 
 
 def test_a_checkpoint_in_eight_bits_gives_the_vectors_of_one_in_sixteen(tmp_path, trained):

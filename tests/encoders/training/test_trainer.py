@@ -24,7 +24,7 @@ def test_a_run_becomes_a_checkpoint_that_encodes_both_modalities(tmp_path, small
     encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
     images = encoder.encode_images([draw(99, 64)[0]])
     reports = encoder.encode_reports([ReportText("Heart size is normal.", "")])
-    assert images.embeddings.shape == reports.embeddings.shape == (1, 20)
+    assert images.embeddings.shape == reports.embeddings.shape == (1, 32)
     assert np.isfinite(images.embeddings).all()
     assert np.isfinite(reports.embeddings).all()
 
