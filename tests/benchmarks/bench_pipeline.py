@@ -5,7 +5,8 @@
 The bare loop decodes the files with as many processes as the worker has decoders, then encodes them in the worker's
 batches with as many threads, with the same runtime and at the same niceness: nothing is received, moved, kept or
 committed, and malloc is as it comes. Objects count once a similarity C-FIND finds them. Sender and workstation run on
-the same cores as the service.
+the same cores as the service, whose archive holds 10,000 studies from the start: an index of a few hundred vectors is
+searched in another way, which costs more with each object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from itertools import count as counter
 from pathlib import Path
 from typing import IO, Any
 
+import bulk
 import numpy as np
 from harness import Figure, Options, Suite, main, ratio
 from receivers import free_port
@@ -31,6 +33,7 @@ _READERS = min(os.cpu_count() or 1, 8)
 _ASSOCIATIONS = 4
 _ROLES = ("listener", "worker", "finder")
 _PATIENCE_S = 300.0                                 # a machine may have other work
+_STUDIES = 10_000                                   # in the archive before anything is sent
 _NEARLY = 48                                        # objects: the worker tells once a second how many it has done
 
 
@@ -130,10 +133,13 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         self.samples = make_samples(work / "samples")
+        (work / "data").mkdir()
+        bulk.make(work / "data" / "catalogue.db", _STUDIES, bulk.shipped_generation())
         self.bare = BareLoop(work / "bare", self.samples)
         self.service = Service(work)
         self._runs = counter(1)
         self.example = ""
+        self._rng = np.random.default_rng(11)
 
     def warm_up(self) -> None:
         """Wait until the service is ready, and send what all questions will be asked with."""
@@ -198,11 +204,15 @@ class Bench:
         return int(self.service.heartbeat("worker").get("encoded", 0))
 
     def questions(self, going_on: Any) -> list[float]:
-        """Return the seconds that one C-FIND of ten answers after the other takes, a pause of 20 ms between two."""
+        """Return the seconds that one C-FIND of ten answers after the other takes, a pause of 20 ms between two.
+
+        The example is another study of the archive each time.
+        """
         client, times = FindClient(self.service.similar), []
         while going_on():
+            request = client.request(bulk.study_uid(int(self._rng.integers(_STUDIES))), [])
             began = time.perf_counter()
-            assert len(client.found(self.example, [])) == 10
+            assert len(client.ask(request)) == 10
             times.append(time.perf_counter() - began)
             time.sleep(0.02)
         client.release()

@@ -29,7 +29,6 @@ import raw_scu
 from harness import Figure, Options, Suite, cpu_s, main, ratio
 
 from daemon.config import Config
-from encoders.checkpoint import model_info
 from storage.base import Float32, Kind
 from storage.catalogue import open_catalogue
 from storage.index.native import hnswlib
@@ -81,14 +80,9 @@ class Archive:
     images: Float32 = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
 
     def __post_init__(self) -> None:
-        info = model_info()
-        generation = {
-            "fingerprint": info.fingerprint, "model_id": info.model_id, "dim": info.dim,
-            "calibration": info.card["calibration"]["scores"],
-        }  # fmt: skip
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            bulk.make(self.path, self.studies, generation)
+            bulk.make(self.path, self.studies, bulk.shipped_generation())
         catalogue = open_catalogue(self.path)
         active, after, images = catalogue.active_generation(), 0, []
         assert active is not None

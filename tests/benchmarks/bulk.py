@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from encoders.checkpoint import model_info
 from storage.base import Float32, InstanceRecord, InstanceState, Kind, ReportRecord
 from storage.catalogue import open_catalogue
 from storage.catalogue.schema import metadata
@@ -64,6 +65,15 @@ def vectors(count: int, dim: int, seed: int) -> Iterator[Float32]:
 def unit(rows: Float32) -> Float32:
     """Return rows of length 1."""
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def shipped_generation() -> dict[str, Any]:
+    """Return the generation of the shipped model, as `make` takes it."""
+    info = model_info()
+    return {
+        "fingerprint": info.fingerprint, "model_id": info.model_id, "dim": info.dim,
+        "calibration": info.card["calibration"]["scores"],
+    }  # fmt: skip
 
 
 def make(

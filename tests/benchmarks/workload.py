@@ -155,18 +155,30 @@ class FindClient(StoreClient):
 
     def found(self, example: str, wanted: list[str]) -> set[str]:
         """Return which of the wanted studies are found by similarity to an example; at most 200."""
+        return self.ask(self.request(example, wanted))
+
+    @staticmethod
+    def request(example: str, wanted: list[str]) -> bytes:
+        """Return the Identifier of `found`."""
+        from pydicom import config
         from pydicom.dataset import Dataset
         from pynetdicom.dsutils import encode
 
         from daemon.finder import private
 
+        config.settings.writing_validation_mode = config.IGNORE     # bulk.py's UIDs have leading zeros
         identifier = Dataset()
         identifier.QueryRetrieveLevel = "STUDY"
         identifier.StudyInstanceUID = wanted or ""
-        for name, value in {"QueryUID": example, "ExcludeSamePatient": "NO", "MaxResults": 200 if wanted else 10,
-                            "Rank": None, "Score": None}.items():  # fmt: skip
+        for name, value in {"QueryUID": example, "QueryBasis": "IMAGE", "ExcludeSamePatient": "NO",
+                            "MaxResults": 200 if wanted else 10, "Rank": None, "Score": None}.items():  # fmt: skip
             private.add(identifier, name, value)
         encoded = encode(identifier, True, True)
+        assert encoded is not None
+        return encoded
+
+    def ask(self, encoded: bytes) -> set[str]:
+        """Send a request and return the studies of its answers."""
         command = b"".join(
             struct.pack("<HHL", 0, element, len(value)) + value for element, value in (
                 (0x0002, _FIND.encode() + b"\0" * (len(_FIND) % 2)), (0x0100, b"\x20\0"), (0x0110, b"\1\0"),
