@@ -38,10 +38,10 @@ SUPERVISOR_PID = "CXRFIND_SUPERVISOR_PID"
 
 BEAT_INTERVAL_S = 1.0
 
-#: Of the worker and its decoders, nice(2): an idle core is theirs all the same. A thread that woke up to answer a
-#: query came a tick (4 ms) late one time in ten at nice 5, one in twenty at 10; above that, other programs of the same
-#: control group would leave the worker next to nothing.
-WORKER_NICENESS = 10
+#: Of the worker and its decoders, nice(2): an idle core is theirs all the same. A core that is wanted is shared by
+#: weight, in turns that end at a tick of the scheduler (4 ms): at nice 10 one query in seven waited for such a turn of
+#: the worker, at 15 one in forty. A program of the same control group that never pauses leaves the worker a fifteenth.
+WORKER_NICENESS = 15
 
 #: Blocks up to this size are kept by malloc, and so much free memory in all; mallopt(3).
 KEPT_BYTES = 256 << 20
