@@ -62,6 +62,15 @@ class AnotherRuns(ConfigError):
         super().__init__(f"another {what} runs on {directory}; end it first, or set another storage.directory")
 
 
+def process_counts(config: Config) -> dict[str, int]:
+    """Return how many processes of each role there are to be on this machine."""
+    return {
+        "listener": config.ingest.processes,
+        "worker": config.worker.processes,
+        "finder": config.finder.processes,
+    }
+
+
 def worker_owner(index: int) -> str:
     """Return the name under which a worker claims from the spool; `sole` keeps it to one process at a time."""
     return f"worker-{index}"
@@ -255,7 +264,7 @@ def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, in
             from daemon import finder
 
             beat.facts = shown.copy
-            finder.run(config, stop, beat.ready.set, shown)
+            finder.run(config, stop, beat.ready.set, shown, index)
         case _:
             raise ConfigError(f"there is no role {name!r}; the roles are {', '.join(ROLES)}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import Config
-from daemon.roles import ROLES, read_heartbeat
+from daemon.roles import ROLES, process_counts, read_heartbeat
 from storage.base import StorageError
 from storage.catalogue import open_catalogue
 from storage.spool import Spool
@@ -56,10 +56,12 @@ def collect(config: Config) -> dict[str, Any]:
 
     directory = config.storage.directory
     alive = heartbeats(directory)
-    finder = next((beat for beat in alive if beat["role"] == "finder"), {})
+    finders = [beat for beat in alive if beat["role"] == "finder"]
+    finder = min(finders, key=lambda beat: beat.get("sequence", 0), default={})     # the one that is furthest behind
     running = {role: sum(beat["role"] == role for beat in alive) for role in ROLES}
+    wanted = process_counts(config)
     facts: dict[str, Any] = {
-        "ready": all(running.values()) and all(beat.get("ready", False) for beat in alive),
+        "ready": all(running[role] >= wanted[role] for role in ROLES) and all(beat.get("ready") for beat in alive),
         "model_id": finder.get("model_id", ""),
         "runtime": ", ".join(sorted({beat["runtime"] for beat in alive if beat.get("runtime")})),
         "generation": finder.get("generation", 0),
@@ -73,10 +75,13 @@ def collect(config: Config) -> dict[str, Any]:
         "hidden": 0,
         "sequence": 0,
         "index_sequence": finder.get("sequence", 0),
-        "index_partial": finder.get("index_partial", False),
-        "recall_at_10": finder.get("last_recall"),
+        "index_partial": any(beat.get("index_partial", False) for beat in finders),
+        "recall_at_10": min(
+            (recall for beat in finders if (recall := beat.get("last_recall")) is not None), default=None
+        ),
         "studies_kept": finder.get("studies_kept"),
         "processes": running,
+        "processes_configured": wanted,
         "directory": str(directory.absolute()),
     }
     if not facts["model_id"]:
@@ -111,9 +116,12 @@ def as_json(facts: Mapping[str, Any]) -> str:
 def as_text(facts: Mapping[str, Any]) -> str:
     """Return the facts for a person, one a line."""
     shown = dict(facts)
-    processes = shown.pop("processes")
+    processes, wanted = shown.pop("processes"), shown.pop("processes_configured")
     state = "ready" if shown.pop("ready") else "not ready"
-    missing = [role for role in ROLES if not processes[role]]
+    missing = [
+        role if not processes[role] else f"{role} {processes[role]} of {wanted[role]}"
+        for role in ROLES if processes[role] < wanted[role]
+    ]  # fmt: skip
     lines = [f"cxrfind is {state}" + (f" (not running: {', '.join(missing)})" if missing else "")]
     lines += [f"  {name.replace('_', ' '):20} {value}" for name, value in shown.items() if value is not None]
     return "\n".join(lines)

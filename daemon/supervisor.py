@@ -27,6 +27,7 @@ from daemon.roles import (
     SUPERVISOR_PID,
     AnotherRuns,
     heartbeat_path,
+    process_counts,
     read_heartbeat,
     sole,
     stop_on_signals,
@@ -77,8 +78,7 @@ class Supervisor:
         self._spool = Spool(self._directory / "spool")
         self._notifier = Notifier()
         self._log = logs.get_logger()
-        counts = {"listener": config.ingest.processes, "worker": config.worker.processes}
-        self._roles = [_Role(name, index) for name in roles for index in range(counts.get(name, 1))]
+        self._roles = [_Role(name, index) for name in roles for index in range(process_counts(config)[name])]
         self._told_ready = False
         self._watchdog_at = 0.0
 

@@ -24,13 +24,18 @@ def run(
     stop: threading.Event,
     ready: Callable[[], None],
     facts: MutableMapping[str, Any] | None = None,
+    index: int = 0,
 ) -> None:
     """Serve until `stop` is set; call `ready` when queries can be answered (A700 before).
+
+    Several processes may run this on one port when ``finder.processes`` is above 1, each with an index of its own.
 
     Parameters
     ----------
     facts : mapping, optional
         Numbers and names for the heartbeat, kept up to date.
+    index : int
+        Which of these this is; number 0 writes the snapshots that all read at their start, and watches the disk.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def run(
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE    # its warnings quote values
     private.register_with_pydicom()
     keeper = Keeper(config)
-    jobs = Jobs(config, keeper.snapshot, keeper.probe_recall)
+    jobs = Jobs(config, keeper.snapshot if index == 0 else None, keeper.probe_recall)
 
     def tell() -> None:
         shown.update({**keeper.facts(), "jobs_missed": jobs.missed, "jobs_failed": jobs.failed})
@@ -65,7 +70,8 @@ def run(
     finally:
         server.shutdown(grace_s=5.0)
         jobs.stop()
-        keeper.snapshot()
+        if index == 0:
+            keeper.snapshot()
 
 
 def open_similarity(config: Config, *, model: bool = True) -> Similarity:

@@ -23,7 +23,10 @@ _FIRST_PROBE_S = 60.0
 class Jobs:
     """Runs the jobs in threads of its own; late ones are run late, never dropped, and what was missed is counted."""
 
-    def __init__(self, config: Config, snapshot: Callable[[], object], probe_recall: Callable[[], object]) -> None:
+    def __init__(
+        self, config: Config, snapshot: Callable[[], object] | None, probe_recall: Callable[[], object]
+    ) -> None:
+        """Plan them; without `snapshot` those only that each of several finders has to do for itself."""
         self.missed = 0
         self.failed = 0
         self._storage = config.storage
@@ -33,10 +36,12 @@ class Jobs:
         )
         self._scheduler.add_listener(self._count, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
         add = self._scheduler.add_job
-        add(snapshot, "interval", seconds=config.index.snapshot_interval_s, id="snapshot")
         interval = config.index.recall_probe_interval_s
         first = datetime.now() + timedelta(seconds=min(interval, _FIRST_PROBE_S))
         add(probe_recall, "interval", seconds=interval, id="recall_probe", next_run_time=first)
+        if snapshot is None:
+            return
+        add(snapshot, "interval", seconds=config.index.snapshot_interval_s, id="snapshot")
         add(self._check_disk, "interval", seconds=DISK_CHECK_INTERVAL_S, id="disk_check", next_run_time=datetime.now())
 
     def start(self) -> None:

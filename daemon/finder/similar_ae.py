@@ -238,5 +238,5 @@ def start(config: Config, finder: Finder) -> Server:
     association_class = type("BoundAssociation", (SimilarAssociation,), {"service": Service(config, finder)})
     return serve(
         ae, config.similar, [], peers=config.peers, tls=config.tls, required_right="query",
-        association_class=association_class,
+        reuse_port=config.finder.processes > 1, association_class=association_class,
     )
