@@ -17,7 +17,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -37,6 +37,8 @@ ANSWERS = (10, 100)
 #: Queries of one kind in a round; the slow peer gets fewer.
 _QUERIES, _SLOW_QUERIES, _SETUPS = 40, 6, 15
 _CLIENTS, _CLIENT_S = 8, 3.0
+#: Finder processes that share a port, beside the one of all other figures.
+_FINDERS = min(os.cpu_count() or 1, _CLIENTS)
 #: What free text may cost beside an example.
 _TEXT_MS = 25.0
 _WORDS = (
@@ -168,8 +170,8 @@ def milliseconds(ask: Ask, times: int) -> float:
 # ---------------------------------------------------------------------------------------------- clients at once
 
 
-def throughput(port: int, pid: int, clients: int, folder: Path, uids: list[str]) -> tuple[float, float]:
-    """Return queries a second of so many clients, and the share of all cores that they and the finder kept busy."""
+def throughput(port: int, pids: Sequence[int], clients: int, folder: Path, uids: list[str]) -> tuple[float, float]:
+    """Return queries a second of so many clients, and the share of all cores that they and the finders kept busy."""
     rng = np.random.default_rng(5)
     processes = []
     before = os.times()
@@ -182,7 +184,7 @@ def throughput(port: int, pid: int, clients: int, folder: Path, uids: list[str])
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    asked_s, busy_s = sum(cpu_s(process.pid) for process in processes), cpu_s(pid)
+    asked_s, busy_s = sum(cpu_s(process.pid) for process in processes), sum(map(cpu_s, pids))
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
@@ -190,7 +192,7 @@ def throughput(port: int, pid: int, clients: int, folder: Path, uids: list[str])
     answered = sum(int(process.communicate()[0]) for process in processes)
     after = os.times()
     children_s = after.children_user + after.children_system - before.children_user - before.children_system
-    used_s = children_s - asked_s + cpu_s(pid) - busy_s
+    used_s = children_s - asked_s + sum(map(cpu_s, pids)) - busy_s
     return answered / _CLIENT_S, used_s / (_CLIENT_S * (os.cpu_count() or 1))
 
 
@@ -198,7 +200,7 @@ def throughput(port: int, pid: int, clients: int, folder: Path, uids: list[str])
 
 
 def measured(
-    questions: Questions, ports: dict[str, int], finder_pid: int, archive: Archive, options: Options
+    questions: Questions, ports: dict[str, int], finder_pids: Sequence[int], archive: Archive, options: Options
 ) -> Iterator[dict[str, float]]:
     """Yield the figures of each round, by name."""
     for _ in range(options.rounds):
@@ -218,19 +220,25 @@ def measured(
             found[f"set-up {name}"] = milliseconds(
                 lambda port=ports[name]: raw_scu.opened_echoed_released(port, "CXRSIMILAR"), _SETUPS
             )
-        for clients in (1, _CLIENTS):
-            found[f"{clients} clients"], found[f"{clients} busy"] = throughput(
-                ports["ours"], finder_pid, clients, options.work, archive.reported
-            )
-        yield found
+        yield found | of_clients(ports["ours"], finder_pids, archive, options)
+
+
+def of_clients(port: int, pids: Sequence[int], archive: Archive, options: Options) -> dict[str, float]:
+    """Return queries a second of one client and of several at once, and the share of the cores that is busy."""
+    found = {}
+    for clients in (1, _CLIENTS):
+        found[f"{clients} clients"], found[f"{clients} busy"] = throughput(
+            port, pids, clients, options.work, archive.reported
+        )
+    return found
 
 
 def run(options: Options) -> Suite:
     """Measure."""
     archive = Archive(options.work / "data" / "catalogue.db", 230_000 if options.full else 20_000)
-    index = archive.bare_index()
+    index, timeout_s = archive.bare_index(), 1800 if options.full else 300
     with contextlib.ExitStack() as stack:
-        port, pid = stack.enter_context(query_peers.finder(archive.path.parent, 1800 if options.full else 300))
+        port, pids = stack.enter_context(query_peers.finders(archive.path.parent, timeout_s))
         ports = {"ours": port}
         scu = raw_scu.RawScu(port, "CXRSIMILAR")
         uid = archive.reported[0]
@@ -245,8 +253,12 @@ def run(options: Options) -> Suite:
         orthanc = stack.enter_context(query_peers.orthanc(options.work / "orthanc", ANSWERS))
         ports |= {"Orthanc": orthanc} if orthanc is not None else {}
         questions = Questions(archive, index, ports)
-        rounds = list(measured(questions, ports, pid, archive, options))
+        rounds = list(measured(questions, ports, pids, archive, options))
         questions.close()
+    with query_peers.finders(archive.path.parent, timeout_s, _FINDERS) as (port, pids):    # from the first's snapshot
+        shared = [of_clients(port, pids, archive, options) for _ in rounds]
+    rounds = [found | {f"shared {name}": value for name, value in more.items()}
+              for found, more in zip(rounds, shared, strict=True)]  # fmt: skip
     return told(rounds, archive, has_orthanc=orthanc is not None)
 
 
@@ -281,7 +293,15 @@ def told(rounds: list[dict[str, float]], archive: Archive, has_orthanc: bool) ->
         ratio("free text, ms more than by example / 25 ms", more, [_TEXT_MS] * len(more), 1.0, at_least=False),
         ratio("open, echo, release / pynetdicom", of("set-up ours"), of("set-up pynetdicom"), 1.3, at_least=False),
         ratio(f"queries/s of {_CLIENTS} clients / of one", of(f"{_CLIENTS} clients"), of("1 clients")),
-        ratio(f"cores busy with {_CLIENTS} clients / all", of(f"{_CLIENTS} busy"), [1.0] * len(rounds), 0.8),
+        ratio(f"cores busy with {_CLIENTS} clients / all", of(f"{_CLIENTS} busy"), [1.0] * len(rounds)),
+        ratio(
+            f"queries/s of {_CLIENTS} clients / of one, {_FINDERS} finders", of(f"shared {_CLIENTS} clients"),
+            of("shared 1 clients"),
+        ),
+        ratio(
+            f"cores busy with {_CLIENTS} clients / all, {_FINDERS} finders", of(f"shared {_CLIENTS} busy"),
+            [1.0] * len(rounds), 0.8,
+        ),
     ]
     suite.figures += [
         Figure("10 results by free text", "ms", tuple(of("text"))),
@@ -289,13 +309,16 @@ def told(rounds: list[dict[str, float]], archive: Archive, has_orthanc: bool) ->
         Figure("open, echo, release, pynetdicom", "ms", tuple(of("set-up pynetdicom"))),
         Figure("one client", "queries/s", tuple(of("1 clients"))),
         Figure(f"{_CLIENTS} clients", "queries/s", tuple(of(f"{_CLIENTS} clients"))),
+        Figure(f"one client, {_FINDERS} finders", "queries/s", tuple(of("shared 1 clients"))),
+        Figure(f"{_CLIENTS} clients, {_FINDERS} finders", "queries/s", tuple(of(f"shared {_CLIENTS} clients"))),
     ]
     suite.notes = [
         "Requests come from one raw requestor; every query has another example. Median of the queries of a round.",
         "By default an example with a report is searched in two graphs: joint vectors, and images of other studies.",
         "Ours, our bare AE with and without a search, and hnswlib are asked by turns: each finds the caches as the"
         " others leave them. Our bare AE that searches is a query without any other work of ours.",
-        "Clients and finder share the cores: busy is what all of them used of these.",
+        "Clients and finders share the cores: busy is what all of them used of these. One finder is held back by"
+        f" its GIL: the target is that of {_FINDERS}, one for each core ([finder] processes), asked after all others.",
     ]
     return suite
 

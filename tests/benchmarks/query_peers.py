@@ -83,22 +83,29 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
 
 
 @contextlib.contextmanager
-def finder(data: Path, timeout_s: float) -> Iterator[tuple[int, int]]:
-    """Run the finder role over a storage directory; give its port and process id once it is ready."""
+def finders(data: Path, timeout_s: float, processes: int = 1) -> Iterator[tuple[int, list[int]]]:
+    """Run finders on one port over a storage directory; give the port and their process ids once all are ready."""
     port, configuration = free_port(), data / "cxrfind.toml"
-    configuration.write_text(f'[storage]\ndirectory = "{data}"\n[similar]\nport = {port}\n')
-    command = [sys.executable, "-m", "daemon", "run", "--role", "finder", "--config", str(configuration)]
-    with _process(command, data / "finder.log") as process:
-        until, beat = time.monotonic() + timeout_s, heartbeat_path(data, "finder", 0)
-        while not read_heartbeat(beat).get("ready"):
-            assert process.poll() is None, (data / "finder.log").read_text()[-2000:]
-            assert time.monotonic() < until, "the finder did not become ready"
-            time.sleep(0.1)
-        kept = -1
-        while kept < (kept := read_heartbeat(beat).get("studies_kept", 0)):  # a service is long past its first seconds
-            assert time.monotonic() < until, "the finder did not take its studies in"
-            time.sleep(2.5)
-        yield port, process.pid
+    configuration.write_text(
+        f'[storage]\ndirectory = "{data}"\n[similar]\nport = {port}\n[finder]\nprocesses = {processes}\n'
+    )
+    command = [sys.executable, "-m", "daemon", "run", "--role", "finder", "--config", str(configuration), "--index"]
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(_process([*command, str(number)], data / f"finder-{number}.log"))
+            for number in range(processes)
+        ]
+        for number, process in enumerate(started):
+            until, beat = time.monotonic() + timeout_s, heartbeat_path(data, "finder", number)
+            while not read_heartbeat(beat).get("ready"):
+                assert process.poll() is None, (data / f"finder-{number}.log").read_text()[-2000:]
+                assert time.monotonic() < until, "the finder did not become ready"
+                time.sleep(0.1)
+            kept = -1
+            while kept < (kept := read_heartbeat(beat).get("studies_kept", 0)):  # a service is long past its start
+                assert time.monotonic() < until, "the finder did not take its studies in"
+                time.sleep(2.5)
+        yield port, [process.pid for process in started]
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ class FindClient(StoreClient):
 
         from daemon.finder import private
 
-        config.settings.writing_validation_mode = config.IGNORE     # bulk.py's UIDs have leading zeros
+        config.settings.reading_validation_mode = config.IGNORE     # bulk.py's UIDs have leading zeros
         identifier = Dataset()
         identifier.QueryRetrieveLevel = "STUDY"
         identifier.StudyInstanceUID = wanted or ""
