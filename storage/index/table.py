@@ -20,6 +20,7 @@ _UNSORTED = 4096
 #: For so many labels a column of nodes by label is made (a search in the sorted labels took 1.1 ms for 23,000 among
 #: 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
 _LOOK_UP_FROM, _LABELS_A_ROW = 1024, 8
+_CACHE_LINE = 64
 
 UInt64 = NDArray[np.uint64]
 
@@ -57,10 +58,16 @@ def ascending(labels: Int64) -> Int64:
 
 
 def grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
-    """Return an array with room for `size` rows and some more, which take no memory before they are written."""
+    """Return an array with room for `size` rows and some more, which take no memory before they are written.
+
+    It begins with a cache line: rows of 64 bytes across two of them took 31 instead of 27 ns to fetch and multiply.
+    """
     if size <= len(array):
         return array
-    larger = np.zeros((size + size // 8 + 64, *array.shape[1:]), dtype=array.dtype)
+    shape = size + size // 8 + 64, *array.shape[1:]
+    held = np.zeros(math.prod(shape) * array.itemsize + _CACHE_LINE, dtype=np.uint8)
+    first = -held.ctypes.data % _CACHE_LINE
+    larger = held[first : first + len(held) - _CACHE_LINE].view(array.dtype).reshape(shape)
     larger[: len(array)] = array
     return larger
 
@@ -254,11 +261,13 @@ class LabelTable:
         many = len(labels) >= _LOOK_UP_FROM or 0 < placed == self.rows
         if many and self.last_label < _LABELS_A_ROW * self.rows:
             known = slice(*np.searchsorted(labels, (0, self.last_label + 1)))
-            nodes = self._nodes_by_label()[labels[known]]
-            nodes = nodes if (nodes >= 0).all() else nodes[nodes >= 0]
+            nodes = self._nodes_by_label().take(labels[known], mode="clip")  # "raise" would copy once more
+            nodes = nodes if nodes.min(initial=0) >= 0 else nodes[nodes >= 0]
         else:
             nodes = self._row_node[self.live_rows_of(labels)]
-        return np.asarray(nodes if (nodes[1:] > nodes[:-1]).all() else np.unique(nodes), dtype=np.int64)
+        if self.rows != self.nodes and not (nodes[1:] > nodes[:-1]).all():
+            nodes = np.unique(nodes)                                # several labels of one vector
+        return nodes.astype(np.int64)
 
     def _nodes_by_label(self) -> NDArray[np.int32]:
         """Return the node of every label up to the largest, -1 of those that are not live; made when first needed.

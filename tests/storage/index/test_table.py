@@ -25,3 +25,14 @@ def test_whatever_comes_and_goes_many_labels_are_found_as_few_are(monkeypatch, s
         known = sorted(live & set(asked.tolist()))
         assert held._labels[held.live_rows_of(asked)].tolist() == known
         assert held.live_nodes_of(asked).tolist() == sorted(set(held.nodes_of(np.asarray(known)).tolist()))
+
+
+@pytest.mark.parametrize("rows", [np.ones((5, 64), dtype=np.int8), np.arange(7), np.array([b"1.2.3", b"4"])])
+def test_a_grown_array_begins_a_cache_line_and_keeps_its_rows(rows):
+    larger = table.grown(rows, 100)
+    assert larger.ctypes.data % 64 == 0
+    assert len(larger) >= 100
+    assert larger.dtype == rows.dtype
+    assert np.array_equal(larger[: len(rows)], rows)
+    assert not larger[len(rows) :].any()
+    assert table.grown(larger, 100) is larger
