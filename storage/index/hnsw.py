@@ -11,6 +11,7 @@ import numpy as np
 from storage.base import Float32, Int64, Neighbour, Neighbours, StorageError
 from storage.index.codes import CodeRows, nearest
 from storage.index.native import hnswlib
+from storage.index.pages import collapse
 from storage.index.saved import GraphHeader, SavedVectors
 from storage.index.sketch import CELLS_FROM, Sketch
 from storage.index.table import LabelTable, ascending, unit_query
@@ -80,6 +81,7 @@ class HnswIndex:
         self._graph = self._new_graph(1024)
         self._saved: SavedVectors | None = None
         self._asked = False                                         # nobody waits for an index that is being built
+        self._moved = False                                         # the graph's memory, out of its huge pages
         self._lock = ReadersWriterLock()
         self._writer = threading.Lock()
 
@@ -113,6 +115,9 @@ class HnswIndex:
                     self._insert(self._graph, known, new)
                     for node in revived.tolist():
                         self._graph.unmark_deleted(node)
+            if self._moved and self._asked:                         # while it is built it moves again and again
+                self._moved = False
+                collapse()
 
     def remove(self, labels: Iterable[int]) -> None:
         """Take labels out; BadLabel, and nothing done, if one is not there."""
@@ -150,6 +155,7 @@ class HnswIndex:
         needed = start + len(vectors)
         if needed > graph.get_max_elements():
             graph.resize_index(max(needed, graph.get_max_elements() * 9 // 8))
+            self._moved = True
         graph.add_items(vectors, np.arange(start, needed), num_threads=self.threads or -1)
 
     # ------------------------------------------------------------------------------------ searches
