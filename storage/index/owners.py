@@ -48,7 +48,6 @@ class Owners:
         self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
         self._uids: list[str] = []                                  # of studies, by number; interned
-        self._studies: Texts = np.zeros(0, dtype="S1")              # the same, as they are saved
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
         self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
 
@@ -59,7 +58,6 @@ class Owners:
         new = [row.study_instance_uid for row in rows if row.study_instance_uid not in self._numbers]
         uids = list(map(sys.intern, dict.fromkeys(new)))
         known = len(self._numbers)
-        self._studies = _with_texts(self._studies, known, uids) if uids else self._studies
         self._last = np.asarray(grown(self._last, known + len(uids)))
         self._last[known : known + len(uids)] = -1
         self._held = np.asarray(grown(self._held, known + len(uids)))
@@ -181,9 +179,10 @@ class Owners:
         places = self._row_sop[live]
         named = places >= 0
         row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
+        studies = np.asarray([uid.encode() for uid in self._uids], dtype=np.bytes_)
         np.savez(
             folder / _FILE, labels=self._labels[live], kinds=self._kinds[live], row_study=self._row_study[live],
-            row_sop=row_sop, sops=self._sops[places[named]], studies=self._studies[: len(self._numbers)],
+            row_sop=row_sop, sops=self._sops[places[named]], studies=studies,
         )
 
     @classmethod
@@ -192,8 +191,8 @@ class Owners:
         owners = cls()
         with np.load(folder / _FILE, allow_pickle=False) as file:
             owners._labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
-            owners._row_sop, owners._sops, owners._studies = file["row_sop"], file["sops"], file["studies"]
-        count, studies, owners._sop_count = len(owners._labels), len(owners._studies), len(owners._sops)
+            owners._row_sop, owners._sops, uids = file["row_sop"], file["sops"], file["studies"].tolist()
+        count, studies, owners._sop_count = len(owners._labels), len(uids), len(owners._sops)
         if not count == len(owners._kinds) == len(owners._row_study) == len(owners._row_sop) or (
             count
             and (
@@ -205,7 +204,7 @@ class Owners:
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
         owners._live = np.ones(count, dtype=np.bool_)
-        owners._uids = [sys.intern(uid.decode()) for uid in owners._studies.tolist()]
+        owners._uids = [sys.intern(uid.decode()) for uid in uids]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
         owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
         np.add.at(owners._held, (owners._row_study, owners._kinds), 1)
