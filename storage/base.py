@@ -186,19 +186,22 @@ class Neighbour(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """The answers of a vector index as columns, best first: int64 (n,), and float32 (n,) cosines, -1..1."""
+    """The answers of a vector index as columns, best first; similarities are cosines, -1..1.
 
-    labels: Int64
-    similarities: Float32
+    Lists: after a search the processor's caches hold nothing else, and each operation of numpy costs 10 us then.
+    """
+
+    labels: list[int]
+    similarities: list[float]
 
     def rows(self) -> list[Neighbour]:
         """Return one object for each answer."""
-        return list(map(Neighbour, self.labels.tolist(), self.similarities.tolist()))
+        return list(map(Neighbour, self.labels, self.similarities))
 
     @classmethod
     def none(cls) -> Neighbours:
         """Return no answers."""
-        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        return cls([], [])
 
 
 class VectorIndex(Protocol):

@@ -84,7 +84,8 @@ def open_similarity(config: Config, *, model: bool = True) -> Similarity:
     """
     from daemon.encoder import configured_encoder
     from daemon.finder.errors import NoUsableIndex
-    from daemon.finder.keeper import catalogue_of, open_indexes, score_of
+    from daemon.finder.keeper import catalogue_of, open_indexes
+    from daemon.finder.scores import score_of
     from daemon.finder.similarity import Similarity
 
     catalogue = catalogue_of(config)

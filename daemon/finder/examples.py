@@ -29,6 +29,8 @@ class SimilarityQuery:
         An example that is not in the Catalogue (a file).
     with_report, with_findings : bool
         Whether the matches' records need them: each costs a question to the Catalogue.
+    with_objects : bool
+        Whether matches tell their best object.
     """
 
     uids: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class SimilarityQuery:
     vectors: Mapping[Basis, Float32] = field(default_factory=dict)
     with_report: bool = True
     with_findings: bool = True
+    with_objects: bool = True
 
 
 #: What vectors of a kind were made from.

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 
 from daemon.config import Config
 from daemon.encoder import configured_encoder
 from daemon.finder.errors import Loading
 from daemon.finder.kept import KeptStudies
-from daemon.finder.similarity import Scorer, Similarity
-from encoders.base import Basis, Encoder, Float32
+from daemon.finder.scores import calibration_of, score_of
+from daemon.finder.similarity import Similarity
+from encoders.base import Encoder
 from storage.base import Catalogue, Generation, Kind, StorageError
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
@@ -187,34 +187,6 @@ class Keeper:
             "studies_kept": len(self._kept) if self._kept is not None else 0,
             **self._counts(),
         }
-
-
-class KeptScores:
-    """The calibration that a generation keeps of its model: knots of cosine and probability for each pair of bases."""
-
-    def __init__(self, calibration: Mapping[str, Any]) -> None:
-        self._knots = {
-            tuple(pair.split("/")): (np.asarray(knots["cosine"]), np.asarray(knots["probability"]))
-            for pair, knots in calibration.items()
-        }
-
-    def __call__(self, cosines: Float32, query: Basis, entry: Basis) -> Float32:
-        """Return calibrated scores, as the model itself would."""
-        return np.asarray(np.interp(cosines, *self._knots[(query.value, entry.value)]), dtype=np.float32)
-
-
-def score_of(generation: Generation, encoder: Encoder | None) -> Scorer:
-    """Return a generation's calibration: the model's own, or that kept with the generation when the model is newer."""
-    if encoder is not None and (encoder.fingerprint == generation.fingerprint or not generation.calibration):
-        return encoder.score
-    return KeptScores(generation.calibration)
-
-
-def calibration_of(encoder: Encoder) -> Mapping[str, Any] | None:
-    """Return the score calibration of a model that has a card, to be kept with its generation."""
-    card: Mapping[str, Any] = getattr(encoder, "card", {})
-    found: Mapping[str, Any] | None = card.get("calibration", {}).get("scores")
-    return found
 
 
 def _ms(began: float) -> float:

@@ -9,10 +9,9 @@ from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from daemon.finder.examples import Leg, SimilarityQuery
 from daemon.finder.kept import IS_PLAIN, PATIENT_KEY, Kept, KeptStudies
+from daemon.finder.scores import scores_of
 from encoders.base import Basis
 from storage.base import Int64, Kind, StudyRecord
 
@@ -31,13 +30,9 @@ _RARE = 0.1
 _SIEVED = 512
 
 
-_GONE = "", None
-
-
-#: A study with its best object: negative cosine, StudyInstanceUID, encoded SOPInstanceUID (empty: all of its objects).
+#: A study with its best object: negative cosine, StudyInstanceUID, row of the object in `Owners`.
 #: Sorts by descending cosine, then by UID. A plain tuple: a query makes a hundred of them.
-Candidate = tuple[float, str, bytes]
-
+Candidate = tuple[float, str, int]
 
 #: A candidate's calibrated score 0..1, what its entry was made from, itself, and what is known of its study.
 Ranked = tuple[float, Basis, Candidate, StudyRecord | Kept]
@@ -80,7 +75,7 @@ class Ranking:
         filters = query.findings or any(element.get("Value") for element in query.identifier.values())
         self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
         self._counts = self._indexes.counts()
-        self._known: dict[str, tuple[str, StudyRecord | Kept]] = {}     # patient key, and what an answer needs
+        self._known: dict[str, StudyRecord | Kept] = {}
         self._patients: frozenset[str] | None = None if query.exclude_same_patient and query_studies else frozenset()
 
     def best(self, legs: Sequence[Leg], wanted: int) -> list[Ranked]:
@@ -129,12 +124,14 @@ class Ranking:
         for vector in pool.leg.vectors:
             labels, similarities = self._indexes.nearest(pool.leg.kind, vector, pool.reach, pool.allowed)
             if len(labels) >= pool.reach:
-                pool.worst = max(pool.worst, float(similarities[-1]))
-            here, studies, sops = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-            for found in zip((-similarities[here]).tolist(), studies, sops, strict=True):
-                study = found[1]
-                if study not in best or found < best[study]:
-                    best[study] = found
+                pool.worst = max(pool.worst, similarities[-1])
+            owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
+            for similarity, owner in zip(similarities, owners, strict=True):
+                if owner is not None:
+                    found = (-similarity, *owner)
+                    study = owner[0]
+                    if study not in best or found < best[study]:
+                        best[study] = found
         # what lies beyond the last neighbour of any vector may still beat, or tie, what is no better than that
         certain = -pool.worst
         passing, own = self._passing, self._query_studies
@@ -142,9 +139,11 @@ class Ranking:
             found for found in best.values()
             if found[0] < certain and found[1] not in own and (passing is None or found[1] in passing)
         ])  # fmt: skip
-        cosines = np.array([-found[0] for found in pool.candidates] + [pool.worst], dtype=np.float32)
-        scores = self._similarity.score(cosines, pool.leg.query_basis, pool.leg.entry_basis)
-        *pool.scores, pool.bound = np.minimum(np.maximum(scores, 0), 1).tolist()
+        cosines = [-found[0] for found in pool.candidates]
+        cosines.append(pool.worst)
+        *pool.scores, pool.bound = scores_of(
+            self._similarity.score, cosines, pool.leg.query_basis, pool.leg.entry_basis
+        )
 
     def _allowed(self, leg: Leg) -> Int64 | None:
         """Return the labels that a leg may find, None where all may be."""
@@ -165,6 +164,7 @@ class Ranking:
         if self._query.minimum_score is not None:
             ranked = [hit for hit in ranked if hit[0] >= self._query.minimum_score]
         ranked.sort(key=itemgetter(0), reverse=True)    # stable: within a leg equal scores stay by cosine, then by UID
+        learnt = self._known
         accepted: dict[str, Ranked] = {}            # a report may come between two legs: a study is answered once
         step = wanted + _SPARE
         for start in range(0, len(ranked), step):
@@ -172,8 +172,11 @@ class Ranking:
             patients = self._learn([candidate[1] for _, _, candidate in part])
             for score, basis, candidate in part:
                 study = candidate[1]
-                patient, known = self._known.get(study, _GONE)
-                if known is not None and patient not in patients and study not in accepted:
+                known = learnt.get(study)
+                if known is None or study in accepted:
+                    continue
+                patient = known[PATIENT_KEY] if isinstance(known, tuple) else known.patient_key
+                if patient not in patients:
                     accepted[study] = score, basis, candidate, known
                     if len(accepted) == wanted:
                         return list(accepted.values())
@@ -191,17 +194,17 @@ class Ranking:
             for study in asked:
                 kept = get(study)
                 if kept is not None and kept[IS_PLAIN]:
-                    known[study] = kept[PATIENT_KEY], kept
+                    known[study] = kept
                 else:
                     missing.append(study)
             asked = missing
         if asked:
             with_report, with_findings = self._query.with_report, self._query.with_findings
-            found = self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings)
-            known.update((study, (record.patient_key, record)) for study, record in found.items())
+            known.update(self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings))
         if self._patients is None:
-            own = (known[study][0] for study in self._query_studies if study in known)
-            self._patients = frozenset(key for key in own if key)
+            own = [known[study] for study in self._query_studies if study in known]
+            keys = [of[PATIENT_KEY] if isinstance(of, tuple) else of.patient_key for of in own]
+            self._patients = frozenset(key for key in keys if key)
         return self._patients
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from storage.base import (
     Catalogue,
@@ -196,10 +195,14 @@ class IndexSet:
         return self._owners.owner(label)
 
     def owners(
-        self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> tuple[NDArray[np.bool_], list[str], list[bytes]]:
+        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> list[tuple[str, int] | None]:
         """See `Owners.owners`."""
         return self._owners.owners(labels, kind, holds)
+
+    def sop_instance_uid(self, row: int) -> str:
+        """See `Owners.sop_instance_uid`."""
+        return self._owners.sop_instance_uid(row)
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a vector of this kind."""

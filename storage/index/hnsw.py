@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.base import Float32, Int64, Neighbour, Neighbours, StorageError
 from storage.index.codes import CodeRows, nearest
@@ -178,9 +179,9 @@ class HnswIndex:
             if allowed is not None:
                 return self._search_allowed(query, k, ascending(allowed))
             if k * 4 <= self._table.live_nodes:
-                found = self._nearest(query, max(k, self.ef_search))
+                found = self._from_graph(query, max(k, self.ef_search))
                 if found is not None:
-                    return self._table.neighbours(*found, k)
+                    return self._table.nearest(*found, k)
             return self._scan(query, k)
 
     def exact(self, vector: Float32, k: int) -> list[Neighbour]:
@@ -202,20 +203,22 @@ class HnswIndex:
         reach = int(max(self.ef_search * min(2.0, max(1.0, thinned) ** 0.5), OVERSAMPLING * k * thinned))
         by_cells = len(allowed) >= CELLS_FROM and self._sketch.has_cells
         while reach * (SCANNED_BY_CELLS if by_cells else SCANNED_FOR_ONE_EF) < len(allowed):
-            near = self._nearest(query, reach)
+            near = self._from_graph(query, reach)
             if near is None:
                 break
-            found = self._table.neighbours(*near, k, allowed)
+            cosines = np.float32(1) - near[1]
+            found = self._table.neighbours(near[0].astype(np.int64), cosines, k, allowed)
             whole = len(found.labels) == k
             if whole:
-                before = np.count_nonzero(near[1] >= found.similarities[-1])
+                before = np.count_nonzero(cosines >= found.similarities[-1])
                 if before * LIST_OVER_RANK <= reach:
                     return found
             reach *= 2 if whole else 4
         return self._scan(query, k, allowed)
 
-    def _nearest(self, query: Float32, reach: int) -> tuple[Int64, Float32] | None:
-        """Return about `reach` near live nodes and their cosines by the graph, None where only a scan finds them."""
+    def _from_graph(self, query: Float32, reach: int) -> tuple[NDArray[np.uint64], Float32] | None:
+        """Return about `reach` near live nodes and their distances, nearest first; None where only a scan finds them.
+        """
         live = self._table.live_nodes
         if live < SCAN_BELOW:
             return None
@@ -223,7 +226,7 @@ class HnswIndex:
             nodes, distances = self._graph.knn_query(query, k=min(reach, live), num_threads=1)  # k needs no set_ef
         except RuntimeError:                                        # fewer than k can be reached
             return None
-        return nodes[0].astype(np.int64), np.float32(1) - distances[0]
+        return nodes[0], distances[0]
 
     def _scan(self, query: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
         """Return the nearest of all by codes (of `allowed`, ascending, by the sketch first), then by full vectors."""

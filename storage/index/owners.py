@@ -30,7 +30,8 @@ def _with_texts(column: Texts, start: int, texts: Sequence[str]) -> Texts:
 
 
 class Owners:
-    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 100 bytes each.
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 100 bytes each, and four for each
+    number from the first label to the last.
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
     resized.
@@ -41,6 +42,8 @@ class Owners:
         self._labels: Int64 = np.zeros(0, dtype=np.int64)
         self._kinds = np.zeros(0, dtype=np.int8)
         self._live = np.zeros(0, dtype=np.bool_)
+        self._first_label = 0
+        self._next_row = np.zeros(0, dtype=np.int32)                # 1 + row of a label, from the first on; 0: none
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
@@ -54,7 +57,7 @@ class Owners:
     # ------------------------------------------------------------------------------------ changes
 
     def put(self, rows: Sequence[EmbeddingRow]) -> None:
-        """Take rows in, in any order of labels; all of them above those that are here, or of another kind."""
+        """Take rows in, ascending by label, all of them above those that are here."""
         new = [row.study_instance_uid for row in rows if row.study_instance_uid not in self._numbers]
         uids = list(map(sys.intern, dict.fromkeys(new)))
         known = len(self._numbers)
@@ -64,6 +67,9 @@ class Owners:
         self._uids += uids
         self._numbers.update({uid: known + number for number, uid in enumerate(uids)})
         start, end = self._count, self._count + len(rows)
+        if rows:
+            self._first_label = self._first_label if start else rows[0].label
+            self._next_row = np.asarray(grown(self._next_row, rows[-1].label + 1 - self._first_label))
         for name in ("_labels", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
         sops = [row.sop_instance_uid for row in rows if row.sop_instance_uid]
@@ -76,6 +82,7 @@ class Owners:
             self._sop_count += bool(row.sop_instance_uid)
             self._held[number, kind] += 1
             self._count = place + 1
+            self._next_row[row.label - self._first_label] = place + 1
             self._last[number] = place
 
     def drop(self, label: int) -> None:
@@ -88,9 +95,9 @@ class Owners:
     # ------------------------------------------------------------------------------------ lookups
 
     def _row_of(self, label: int) -> int | None:
-        count = self._count
-        row = int(np.searchsorted(self._labels[:count], label))
-        return row if row < count and self._labels[row] == label and self._live[row] else None
+        place = label - self._first_label
+        row = int(self._next_row[place]) - 1 if 0 <= place < len(self._next_row) else -1
+        return row if row >= 0 and self._live[row] else None
 
     def kind_of(self, label: int) -> Kind | None:
         """Return what a label stands for, None if it is not here."""
@@ -99,40 +106,37 @@ class Owners:
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
-        _, studies, sops = self.owners(np.asarray([label], dtype=np.int64))
-        return (studies[0], sops[0].decode()) if studies else None
+        row = self._row_of(label)
+        return None if row is None else (self._uids[self._row_study[row]], self.sop_instance_uid(row))
 
     def owners(
-        self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> tuple[NDArray[np.bool_], list[str], list[bytes]]:
-        """Return owners as columns.
+        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
+    ) -> list[tuple[str, int] | None]:
+        """Return StudyInstanceUID and row of each label, None of one that is not here.
 
         Parameters
         ----------
         kind, holds
             None: of all labels; else only of those whose study has, or has not, a label of this kind.
-
-        Returns
-        -------
-        here : ndarray of bool (n,)
-            Which of the labels are here.
-        studies, sops : list of str, list of bytes
-            StudyInstanceUIDs and encoded SOPInstanceUIDs (empty of a JOINT label) of those, in their order.
         """
-        count = self._count
-        if not count:
-            return np.zeros(len(labels), dtype=np.bool_), [], []
-        rows = np.minimum(self._labels[:count].searchsorted(labels), count - 1)
-        here, numbers = (self._labels[rows] == labels) & self._live[rows], self._row_study[rows]
-        if holds is not None:
-            here &= (self._held[numbers, _KIND_NUMBERS[kind]] > 0) == holds
-        places, uids = self._row_sop[rows][here], self._uids
-        if not self._sop_count:
-            sops = [b""] * len(places)
-        else:
-            found = zip(self._sops[places].tolist(), places.tolist(), strict=True)
-            sops = [sop if place >= 0 else b"" for sop, place in found]
-        return here, [uids[number] for number in numbers[here].tolist()], sops
+        next_row = self._next_row.data              # first: the others, read later, know what it knows
+        live, numbers, uids = self._live.data, self._row_study.data, self._uids
+        held = None if holds is None else self._held[:, _KIND_NUMBERS[kind]].data
+        first = self._first_label
+        end = first + len(next_row)
+        found: list[tuple[str, int] | None] = []
+        for label in labels:
+            row = next_row[label - first] - 1 if first <= label < end else -1
+            if row >= 0 and live[row] and (held is None or (held[numbers[row]] > 0) is holds):
+                found.append((uids[numbers[row]], row))
+            else:
+                found.append(None)
+        return found
+
+    def sop_instance_uid(self, row: int) -> str:
+        """Return the SOPInstanceUID of a row, "" of a JOINT one."""
+        place = self._row_sop[row]
+        return bytes(self._sops[place]).decode() if place >= 0 else ""
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
@@ -203,6 +207,10 @@ class Owners:
         ):
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
+        if count:
+            owners._first_label = int(owners._labels[0])
+            owners._next_row = np.zeros(int(owners._labels[-1]) + 1 - owners._first_label, dtype=np.int32)
+            owners._next_row[owners._labels - owners._first_label] = np.arange(1, count + 1)
         owners._live = np.ones(count, dtype=np.bool_)
         owners._uids = [sys.intern(uid.decode()) for uid in uids]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -14,6 +15,8 @@ from storage.base import Float32, Int64, Neighbours, StorageError
 
 #: A stored vector's length may differ from 1 by this much (float32 rounding of a model's last layer, no more).
 UNIT_TOLERANCE = 1e-3
+#: A query whose square differs from 1 by no more than the rounding of float32 stays as it is.
+_NEXT_TO_1 = 1e-6
 #: New digests wait in a dict until there are so many, or a sixteenth of all: then they are sorted in.
 _UNSORTED = 4096
 
@@ -21,6 +24,8 @@ _UNSORTED = 4096
 #: 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
 _LOOK_UP_FROM, _LABELS_A_ROW = 1024, 8
 _CACHE_LINE = 64
+#: So few labels are looked up sooner one by one.
+_FEW = 4
 
 UInt64 = NDArray[np.uint64]
 
@@ -44,6 +49,9 @@ def unit_query(vector: Float32, dim: int) -> Float32:
     query = np.ascontiguousarray(vector, dtype=np.float32).reshape(-1)
     if query.shape != (dim,):
         raise BadVector(f"the query has {query.size} numbers and the index {dim}; use the model that made the index")
+    squares = float(query @ query)
+    if abs(squares - 1) < _NEXT_TO_1:
+        return query
     exact = query.astype(np.float64)
     norm = math.sqrt(exact @ exact)
     if not math.isfinite(norm) or norm == 0:
@@ -250,10 +258,18 @@ class LabelTable:
 
     def nodes_of(self, labels: Int64) -> Int64:
         """Return the node of each label, in order; BadLabel if one is not live."""
+        if len(labels) <= _FEW:
+            return np.fromiter(map(self._node_of, labels.tolist()), np.int64, len(labels))
         rows = self.live_rows_of(labels)
         if len(rows) != len(labels):
             raise BadLabel("a label is not in the index")
         return np.asarray(self._row_node[rows], dtype=np.int64)
+
+    def _node_of(self, label: int) -> int:
+        row = bisect_left(self._labels.data, label, 0, self.rows)
+        if row == self.rows or self._labels[row] != label or not self._row_live[row]:
+            raise BadLabel("a label is not in the index")
+        return int(self._row_node[row])
 
     def live_nodes_of(self, labels: Int64) -> Int64:
         """Return the distinct nodes of those labels (ascending) that are live, ascending."""
@@ -308,7 +324,25 @@ class LabelTable:
             passes = allowed[places] == labels
             labels, score = labels[passes], score[passes]
         best = np.lexsort((labels, -score))[:k]
-        return Neighbours(labels[best], np.minimum(np.maximum(score[best], np.float32(-1)), np.float32(1)))
+        return Neighbours(labels[best].tolist(), np.minimum(np.maximum(score[best], np.float32(-1)), 1).tolist())
+
+    def nearest(self, nodes: NDArray[np.uint64], distances: Float32, k: int) -> Neighbours:
+        """Return the best k live labels of nodes that a graph found, nearest first: what `neighbours` does, sooner."""
+        far = distances.tolist()
+        count = min(k, len(far))
+        while 0 < count < len(far) and far[count] == far[count - 1]:
+            count += 1
+        last_row, row_live, row_before = self._last_row.data, self._row_live.data, self._row_before.data
+        rows = [last_row[node] for node in nodes[:count].tolist()]
+        if (self.live_rows != self.rows and not all([row_live[row] for row in rows])) or (
+            self.rows != self.nodes and any([row_before[row] >= 0 for row in rows])
+        ):
+            return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
+        labels = self._labels.data
+        found = sorted(zip(far, [labels[row] for row in rows], strict=False))[:k]
+        if found and (found[0][0] < 0 or found[-1][0] > 2):         # by rounding
+            found = [(min(max(away, 0.0), 2.0), label) for away, label in found]
+        return Neighbours([label for _, label in found], [1 - away for away, _ in found])
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1

@@ -11,7 +11,7 @@ from toy_encoder import DIM, ToyEncoder, unit
 
 from daemon.finder.errors import ExampleKeptOut, ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import SimilarityQuery
-from daemon.finder.keeper import KeptScores, score_of
+from daemon.finder.scores import KeptScores, score_of
 from daemon.finder.similarity import Similarity
 from encoders.base import Basis
 from storage.base import Generation, InstanceState
@@ -248,6 +248,16 @@ def test_a_generation_is_scored_by_its_own_calibration_when_the_model_is_newer()
     assert isinstance(score_of(old, None), KeptScores)
     mine = Generation(2, ToyEncoder().fingerprint, "toy", DIM, knots, True)
     assert score_of(mine, ToyEncoder())(np.zeros(1, np.float32), Basis.IMAGE, Basis.IMAGE) == pytest.approx(0.5)
+
+
+@given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1), st.sets(st.floats(-1, 1), min_size=1, max_size=9))
+def test_kept_knots_give_what_the_model_interpolates(cosines, knots):
+    at = sorted(knots)
+    probabilities = np.linspace(0.1, 0.9, len(at))
+    scores = KeptScores({"IMAGE/JOINT": {"cosine": at, "probability": probabilities.tolist()}})
+    expected = np.interp(cosines, at, probabilities)
+    assert scores.of(cosines, Basis.IMAGE, Basis.JOINT) == pytest.approx(expected, abs=1e-9)
+    assert scores(np.array([cosines]), Basis.IMAGE, Basis.JOINT) == pytest.approx(expected[None], abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- against brute force

@@ -38,12 +38,24 @@ def test_a_label_has_an_owner_and_a_kind(owners):
     assert owners.owner(3) is owners.kind_of(100) is None
 
 
-def test_owners_of_many_labels_come_as_columns_of_those_that_are_here(owners):
-    labels = np.array([9, 3, 1, 2])
-    here, studies, sops = owners.owners(labels)
-    assert (here.tolist(), studies, sops) == ([True, False, True, True], ["1.2", "1.1", "1.1"], [b"r", b"1.1.1", b""])
-    here, studies, sops = owners.owners(labels, Kind.REPORT, holds=False)
-    assert (here.tolist(), studies, sops) == ([False, False, True, True], ["1.1", "1.1"], [b"1.1.1", b""])
+def test_owners_of_many_labels_are_told_of_those_that_are_here(owners):
+    def told(*asked):
+        found = owners.owners([9, 3, 0, 1, 2, 10], *asked)
+        return [owner and (owner[0], owners.sop_instance_uid(owner[1])) for owner in found]
+
+    assert told() == [("1.2", "r"), None, None, ("1.1", "1.1.1"), ("1.1", ""), None]
+    assert told(Kind.REPORT, False) == [None, None, None, ("1.1", "1.1.1"), ("1.1", ""), None]
+    assert told(Kind.REPORT, True) == [("1.2", "r"), None, None, None, None, None]
+
+
+def test_labels_may_begin_anywhere_and_leave_numbers_out(tmp_path):
+    owners = Owners()
+    owners.put([row(2_000_000, Kind.IMAGE, "1.1", "1.1.1"), row(2_000_900, Kind.IMAGE, "1.2", "1.2.1")])
+    for held in (owners, loaded(owners, tmp_path)):
+        held.put([row(2_001_000, Kind.IMAGE, "1.3", "1.3.1")])
+        assert held.owner(2_000_900) == ("1.2", "1.2.1")
+        assert held.owner(2_001_000) == ("1.3", "1.3.1")
+        assert all(held.owner(label) is None for label in (0, 900, 1_999_999, 2_000_001, 2_001_001, 5_000_000))
 
 
 def test_a_study_has_labels_by_kind(owners):

@@ -36,3 +36,34 @@ def test_a_grown_array_begins_a_cache_line_and_keeps_its_rows(rows):
     assert np.array_equal(larger[: len(rows)], rows)
     assert not larger[len(rows) :].any()
     assert table.grown(larger, 100) is larger
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("removed", [0, 5])
+def test_what_a_graph_found_becomes_the_same_labels_by_the_short_way_and_by_the_long_one(shared, removed):
+    random = np.random.default_rng(removed)
+    vectors = random.normal(size=(40, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    held = table.LabelTable(4)
+    held.append(np.arange(10, 50), vectors)
+    if shared:
+        held.append(np.arange(60, 63), vectors[:3])
+    held.drop(range(10, 10 + removed))
+    nodes = random.permutation(held.live_node_ids())[:30].astype(np.uint64)
+    distances = np.sort(random.choice([-1e-7, 0.1, 0.2, 0.3, 0.4, 0.5], len(nodes)).astype(np.float32))
+    for k in range(1, 31):
+        short = held.nearest(nodes, distances, k)
+        long = held.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
+        assert short.labels == long.labels
+        assert short.similarities == pytest.approx(long.similarities, abs=1e-6)
+        assert max(short.similarities) <= 1
+
+
+def test_few_labels_have_the_nodes_of_many_and_unknown_ones_are_refused():
+    held = table.LabelTable(2)
+    held.append(np.array([3, 5, 9]), np.eye(2, dtype=np.float32)[[0, 1, 0]])
+    held.drop([5])
+    assert held.nodes_of(np.array([9, 3])).tolist() == [0, 0]
+    for label in (0, 4, 5, 10):
+        with pytest.raises(table.BadLabel):
+            held.nodes_of(np.array([3, label]))
