@@ -10,16 +10,15 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from daemon.finder import private, responses
-from daemon.finder.identifiers import STUDY_DESCRIPTION, FindRequest
-from daemon.finder.kept import PLACES, explicit
+from daemon.finder.identifiers import EXAMPLE, STUDY_DESCRIPTION, FindRequest, Repeated
+from daemon.finder.kept import PLACES, Kept, explicit
 from daemon.finder.responses import Provenance
 from daemon.finder.similarity import Answer, Match
-from daemon.finder.wire import Element, Keys, Syntax, name_of, needs_utf_8, write, write_element
+from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, write, write_element
 from storage.base import StudyRecord
 
 Attributes = Mapping[str, Element]
@@ -37,31 +36,26 @@ class _Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """One number of the match: tag and length, then `pack`ed what `value_of` tells."""
+    """One number of the match: tag and length, then its `field` `pack`ed."""
 
     head: bytes
     pack: Callable[[float], bytes]
-    value_of: Callable[[Match], float]
+    field: str
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
         """Return the element of a match."""
         assert match is not None
-        return self.head + self.pack(self.value_of(match))
+        return self.head + self.pack(getattr(match, self.field))
 
 
 _Part = bytes | _Known | _Make
-_Parts = Sequence[tuple[int, _Part]]
 
 #: Text VRs in repertoires that a 16-bit length holds, of which the catalogue nearly always has one value.
 _PLAIN = frozenset({"AE", "AS", "CS", "DA", "LO", "SH", "TM", "UI"})
 
 
 #: Private answers of one number, of a VR with a 16-bit length in explicit VR.
-_NUMBERS: Mapping[str, tuple[str, Callable[[Match], float]]] = {
-    "Rank": ("H", attrgetter("rank")),
-    "Score": ("d", attrgetter("score")),
-    "Cosine": ("d", attrgetter("cosine")),
-}
+_NUMBERS: Mapping[str, tuple[str, str]] = {"Rank": ("H", "rank"), "Score": ("d", "score"), "Cosine": ("d", "cosine")}
 
 
 #: Private answers that need a study's report or findings.
@@ -86,21 +80,14 @@ class AnswerWriter:
         self, request: FindRequest, provenance: Provenance, syntax: Syntax, answered: Answer | None = None
     ) -> None:
         self._request, self._provenance, self._syntax, self._answered = request, provenance, syntax, answered
-        keys = request.keys if isinstance(request.keys, Keys) else Keys(request.keys)
-        standard = (_standard_again if keys.is_repeated else _standard)(keys, request.level, provenance, syntax)
-        own = self._private()
-        if request.prefix_description and answered is not None and STUDY_DESCRIPTION in keys:
-            standard = [part for part in standard if part[0] != STUDY_DESCRIPTION]
-            own.append((STUDY_DESCRIPTION, _made(STUDY_DESCRIPTION, syntax)))
-        parts = [*standard, *own]
-        if own and standard and own[0][0] < standard[-1][0]:
-            parts.sort(key=lambda part: part[0])
-        self._parts: list[_Part] = []
-        for _, part in parts:
-            if isinstance(part, bytes) and self._parts and isinstance(self._parts[-1], bytes):
-                self._parts[-1] += part
-            else:
-                self._parts.append(part)
+        told = None if answered is None else (answered.flags, answered.model_id)
+        self._example = b""
+        if request.repeated is not None and request.block is not None:
+            self._plan = _plan_again(request.repeated, provenance, syntax, told)
+            tag = responses.private_tag(request.block, EXAMPLE)
+            self._example = write_element(tag, request.private_keys[EXAMPLE], syntax)
+        else:
+            self._plan = _plan(request, provenance, syntax, told)
 
     def plain(self, attributes: Attributes) -> bytes:
         """Return the answer to a plain query."""
@@ -125,77 +112,127 @@ class AnswerWriter:
             return write(answer, self._syntax)
 
     def _joined(self, attributes: Attributes, match: Match | None) -> bytes:
-        parts = [
-            part if isinstance(part, bytes)
-            else part.make(attributes, match) if isinstance(part, _Known) else part(attributes, match)
-            for part in self._parts
+        values = [
+            part.make(attributes, match) if isinstance(part, _Known)
+            else self._example if part is _example else part(attributes, match)
+            for part in self._plan.parts
         ]
-        return b"".join(parts)
+        pieces = list(self._plan.pieces)
+        pieces[1::2] = values
+        return b"".join(pieces)
 
     # ------------------------------------------------------------------------------------ kept studies
 
     def all_similar(self, matches: Sequence[Match]) -> list[bytes]:
-        """Return what `similar` does of each match; of kept studies column by column."""
-        if not matches or not all(isinstance(match.known, tuple) for match in matches):
+        """Return what `similar` does of each match."""
+        if not all(isinstance(match.known, tuple) for match in matches):
             return [self.similar(match) for match in matches]
-        kept = list(zip(*[match.known for match in matches], strict=True))
-        columns = [self._column(part, kept, matches) for part in self._parts]
-        return list(map(b"".join, zip(*columns, strict=True)))
+        plan, example = self._plan, [self._example] if self._example else []
+        values_of, made, pieces, answers = plan.values_of, plan.made, list(plan.pieces), []
+        for match in matches:
+            pieces[1::2] = *values_of(match.known), *example, *made(match)  # type: ignore[arg-type]
+            answers.append(b"".join(pieces))
+        return answers
 
-    def _column(self, part: _Part, kept: Sequence[Sequence[bytes]], matches: Sequence[Match]) -> Iterable[bytes]:
-        """Return one part of each answer; `kept`: the columns of what is kept of the matches' studies."""
+
+class _Plan(NamedTuple):
+    """How an answer is put together.
+
+    Attributes
+    ----------
+    pieces : sequence of bytes
+        What is the same in all answers, in turn with nothing in the places of `parts`.
+    values_of, made : callable
+        Return the values of known parts from a `Kept`; and, after the example, of those that the match makes.
+    """
+
+    pieces: Sequence[bytes]
+    parts: Sequence[_Known | _Make]
+    values_of: Callable[[Kept], Iterable[bytes]]
+    made: Callable[[Match], Iterable[bytes]]
+
+
+#: What an answer tells of all matches: flags and model, None where there is no match.
+_Told = tuple[tuple[str, ...], str] | None
+
+
+def _plan(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _Told) -> _Plan:
+    """Return how the answers to a request are put together."""
+    answered = None if told is None else Answer((), *told)
+    parts = _standard(request.keys, request.level, provenance, syntax)
+    if request.prefix_description and answered is not None and STUDY_DESCRIPTION in request.keys:
+        parts[STUDY_DESCRIPTION] = _made(STUDY_DESCRIPTION, syntax)
+    parts |= _private(request, answered, syntax)
+    in_order = [parts[tag] for tag in sorted(parts)]
+    pieces, varying = [b""], []
+    for part in in_order:
         if isinstance(part, bytes):
-            return repeat(part, len(matches))
-        if isinstance(part, _Number):
-            return [part.head + part.pack(value) for value in map(part.value_of, matches)]
-        if not isinstance(part, _Known):
-            return [part(_NOTHING, match) for match in matches]
-        if self._syntax.implicit_vr:
-            return kept[part.place]
-        return [explicit(element, part.vr) for element in kept[part.place]]
-
-    # ------------------------------------------------------------------------------------ parts
-
-    def _private(self) -> list[tuple[int, _Part]]:
-        """Return creator and private elements: what was asked is repeated, what was asked for is answered."""
-        request, answered = self._request, self._answered
-        if request.block is None or not request.private_keys:
-            return []
-        tag, element = responses.creator(request.block)
-        parts: list[tuple[int, _Part]] = [(tag, self._checked(tag, element))]
-        for offset in sorted(request.private_keys):
-            tag, keyword = responses.private_tag(request.block, offset), private.BY_OFFSET[offset].keyword
-            if answered is not None and keyword in responses.OF_THE_MATCH:
-                parts.append((tag, _made(tag, self._syntax)))
-            elif answered is not None and keyword in responses.OF_THE_ANSWER:
-                parts.append((tag, self._checked(tag, responses.answer_element(keyword, answered))))
-            else:
-                parts.append((tag, self._checked(tag, responses.echo(offset, request.private_keys[offset]))))
-        return parts
-
-    def _checked(self, tag: int, element: Element) -> bytes | _Make:
-        """Return an element that is the same in all answers, unless it calls for a character set."""
-        values = tuple(element.get("Value", ()))
-        written = _written_again if len(str(values)) <= _REPEATED else _written
-        return written(tag, element["vr"], values, self._syntax) or _not_ascii
+            pieces[-1] += part
+        else:
+            varying.append(part)
+            pieces += (b"", b"")
+    known = [part for part in varying if isinstance(part, _Known)]
+    made = [part for part in varying if not isinstance(part, _Known) and part is not _example]
+    return _Plan(pieces, varying, _kept_values(known, syntax), _made_values(made))
 
 
-def _written(tag: int, vr: str, values: tuple[Any, ...], syntax: Syntax) -> bytes:
-    """Return an element of plain values; nothing where one of them is not ASCII."""
-    element = {"vr": vr, "Value": values}
-    return b"" if needs_utf_8((element,)) else write_element(tag, element, syntax)
+@lru_cache(maxsize=64)
+def _plan_again(repeated: Repeated, provenance: Provenance, syntax: Syntax, told: _Told) -> _Plan:
+    return _plan(repeated.request, provenance, syntax, told)
 
 
-_written_again = lru_cache(maxsize=256)(_written)
-#: Longer values are hardly asked again: texts, lists of examples.
-_REPEATED = 100
+def _made_values(made: Sequence[_Make]) -> Callable[[Match], Iterable[bytes]]:
+    numbers = [part for part in made if isinstance(part, _Number)]
+    if 1 < len(numbers) == len(made):               # rank and score, nearly always
+        ways, values_of = [(part.head, part.pack) for part in numbers], attrgetter(*[part.field for part in numbers])
+        return lambda match: [head + pack(value) for (head, pack), value in zip(ways, values_of(match), strict=True)]
+    return lambda match: [part(_NOTHING, match) for part in made]
+
+
+def _kept_values(known: Sequence[_Known], syntax: Syntax) -> Callable[[Kept], Iterable[bytes]]:
+    places, vrs = [part.place for part in known], [part.vr for part in known]
+    values_of: Callable[[Kept], Sequence[bytes]]
+    if len(places) > 1:
+        values_of = itemgetter(*places)
+    else:
+        def values_of(kept: Kept) -> Sequence[bytes]:
+            return [kept[place] for place in places]
+
+    return values_of if syntax.implicit_vr else lambda kept: map(explicit, values_of(kept), vrs)
+
+
+def _private(request: FindRequest, answered: Answer | None, syntax: Syntax) -> dict[int, _Part]:
+    """Return creator and private elements: what was asked is repeated, what was asked for is answered."""
+    if request.block is None or not request.private_keys:
+        return {}
+    tag, element = responses.creator(request.block)
+    parts: dict[int, _Part] = {tag: _checked(tag, element, syntax)}
+    for offset, asked in request.private_keys.items():
+        tag, keyword = responses.private_tag(request.block, offset), private.BY_OFFSET[offset].keyword
+        if offset == EXAMPLE and request.repeated is not None:
+            parts[tag] = _example
+        elif answered is not None and keyword in responses.OF_THE_MATCH:
+            parts[tag] = _made(tag, syntax)
+        elif answered is not None and keyword in responses.OF_THE_ANSWER:
+            parts[tag] = _checked(tag, responses.answer_element(keyword, answered), syntax)
+        else:
+            parts[tag] = _checked(tag, responses.echo(offset, asked), syntax)
+    return parts
+
+
+def _checked(tag: int, element: Element, syntax: Syntax) -> bytes | _Make:
+    """Return an element that is the same in all answers, unless it calls for a character set."""
+    return _not_ascii if needs_utf_8((element,)) else write_element(tag, element, syntax)
+
+
+def _example(_attributes: Attributes, _match: Match | None) -> bytes:
+    raise NotImplementedError("marks the place of the example, which differs from request to request")
 
 
 def _not_ascii(_attributes: Attributes, _match: Match | None) -> bytes:
     raise _NotAscii
 
 
-@lru_cache(maxsize=256)
 def _made(tag: int, syntax: Syntax) -> _Make:
     """Return a part that is worked out for each match."""
 
@@ -212,24 +249,21 @@ def _made(tag: int, syntax: Syntax) -> _Make:
 
 def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
     """Return a part that holds one number of the match."""
-    (code, value_of), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
+    (code, field), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
     number = struct.Struct(order + code)
     empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, syntax)
     width = 4 if syntax.implicit_vr else 2
     head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", number.size)
-    return _Number(head, number.pack, value_of)
+    return _Number(head, number.pack, field)
 
 
-def _standard(keys: Keys, level: str, provenance: Provenance, syntax: Syntax) -> _Parts:
-    """Return the standard elements of an answer by tag: level and provenance, and what the catalogue knows."""
+def _standard(
+    keys: Mapping[int, Element], level: str, provenance: Provenance, syntax: Syntax
+) -> dict[int, _Part]:
+    """Return the standard elements of an answer: level and provenance, and what the catalogue knows."""
+    parts: dict[int, _Part] = {tag: _known(tag, asked, syntax) for tag, asked in keys.items()}
     fixed = responses.fixed(keys, level, provenance)
-    return [
-        (tag, write_element(tag, fixed[tag], syntax) if tag in fixed else _known(tag, keys[tag], syntax))
-        for tag in sorted({*keys, *fixed})
-    ]
-
-
-_standard_again = lru_cache(maxsize=64)(_standard)
+    return parts | {tag: write_element(tag, element, syntax) for tag, element in fixed.items()}
 
 
 def _known(tag: int, asked: Element, syntax: Syntax) -> _Known:
@@ -263,6 +297,15 @@ def _known(tag: int, asked: Element, syntax: Syntax) -> _Known:
 
 def may_be_kept(request: FindRequest, syntax: Syntax) -> bool:
     """Return whether `KeptStudies` hold all that the answers show, and nothing in them calls for a character set."""
+    return _kept_again(request.repeated, syntax) if request.repeated is not None else _kept(request, syntax)
+
+
+@lru_cache(maxsize=64)
+def _kept_again(repeated: Repeated, syntax: Syntax) -> bool:
+    return _kept(repeated.request, syntax)
+
+
+def _kept(request: FindRequest, syntax: Syntax) -> bool:
     return (
         syntax.little_endian
         and not request.prefix_description

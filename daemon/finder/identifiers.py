@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydicom.datadict import tag_for_keyword
 from daemon.finder import private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
 from daemon.finder.examples import SimilarityQuery
-from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Keys, Syntax, name_of, read_parts, tag_of
+from daemon.finder.wire import SPECIFIC_CHARACTER_SET, Element, Syntax, name_of, read_elements, tag_of
 from encoders.base import FINDING_NAMES, Basis
 from encoders.readers.header import QUERYABLE
 
@@ -44,7 +45,14 @@ _EXAMPLE_ONLY = frozenset(
         STUDY_DESCRIPTION, 0x00080020, 0x00080030,
     }
 )
+#: Where in a private block the example is.
+EXAMPLE = private.BY_KEYWORD["QueryUID"].offset
+#: How (0099,1001) QueryUID begins where the block is the usual one, little endian.
+_EXAMPLE_TAG = b"\x99\x00\x01\x10"
+#: Longer requests hold lists of UIDs, which nobody asks for twice.
+_REPEATED_BYTES = 4096
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LONGEST_UID = 64
 #: Each example costs questions to the Catalogue; a mean of more says nothing any longer.
 _MAXIMUM_EXAMPLES = 64
 
@@ -71,6 +79,8 @@ class FindRequest:
         Mode C: rank and score go in front of StudyDescription.
     unsupported : bool
         An optional key is not supported: answers are FF01.
+    repeated : Repeated or None
+        What this request differs from by its only example.
     """
 
     level: str
@@ -81,6 +91,30 @@ class FindRequest:
     similarity: SimilarityQuery | None = None
     prefix_description: bool = False
     unsupported: bool = False
+    repeated: Repeated | None = field(default=None, compare=False)
+
+
+class Repeated:
+    """A request that comes again with other examples; equal only to itself, so that what follows from it can be kept.
+
+    Attributes
+    ----------
+    request : FindRequest
+        By some example.
+    """
+
+    def __init__(self, request: FindRequest, query: SimilarityQuery) -> None:
+        self.request = replace(request, repeated=self)
+        self._rest = [getattr(query, part.name) for part in fields(query)][1:]
+
+    def by(self, uid: str) -> FindRequest:
+        """Return the request by this example; `dataclasses.replace` would take four times as long."""
+        other = self.request
+        keys = {**other.private_keys, EXAMPLE: {"vr": "UI", "Value": [uid]}}
+        return FindRequest(
+            other.level, other.keys, other.identifier, other.block, keys, SimilarityQuery((uid,), *self._rest),
+            unsupported=other.unsupported, repeated=self,
+        )  # fmt: skip
 
 
 def values_of(element: Element | None) -> list[Any]:
@@ -110,8 +144,51 @@ def parse(
     ExampleUnknown
         Mode C names an accession that is not here (C101).
     """
-    standard, own = read_parts(data, syntax)
-    level, keys, identifier, unsupported = (_standard_again if standard.is_repeated else _standard)(standard)
+    around = _around_example(data, syntax)
+    if around is not None:
+        head, uid, tail = around
+        repeated = _repeated(head, tail, syntax)
+        if repeated is not None:
+            return repeated.by(uid)
+    request = _parsed(data, syntax)
+    if mode_c and request.level == "STUDY" and request.block is None:
+        return _mode_c(request, studies_by_accession)
+    return request
+
+
+def _around_example(data: bytes, syntax: Syntax) -> tuple[bytes, str, bytes] | None:
+    """Return what precedes the value of the only example, that, and what follows; None: it is not so easy."""
+    place = data.find(_EXAMPLE_TAG)
+    if place < 0 or len(data) > _REPEATED_BYTES or not (syntax.implicit_vr or data[place + 4 : place + 6] == b"UI"):
+        return None
+    begin = place + 8
+    end = begin + int.from_bytes(data[place + 4 if syntax.implicit_vr else place + 6 : begin], "little")
+    uid = data[begin:end].rstrip(b"\0 ").decode("latin-1")
+    if end > len(data) or len(uid) > _LONGEST_UID or not _UID.fullmatch(uid):
+        return None
+    return data[: place + 4], uid, data[end:]
+
+
+@lru_cache(maxsize=64)
+def _repeated(head: bytes, tail: bytes, syntax: Syntax) -> Repeated | None:
+    """Return what is asked by any example between these bytes; None where they are not all that is around one.
+
+    Elements are read one after the other: what precedes the example and what follows it means the same with another.
+    """
+    example = b"2.25.99"
+    size = struct.pack("<L", len(example) + 1) if syntax.implicit_vr else b"UI" + struct.pack("<H", len(example) + 1)
+    try:
+        request = _parsed(head + size + example + b"\0" + tail, syntax)
+    except BadIdentifier:                           # let the caller see which request it was
+        return None
+    query = request.similarity
+    return Repeated(request, query) if query is not None and query.uids == (example.decode(),) else None
+
+
+def _parsed(data: bytes, syntax: Syntax) -> FindRequest:
+    elements = read_elements(data, syntax)
+    own = {tag: element for tag, element in elements.items() if tag >> 16 == private.GROUP}
+    level, keys, identifier, unsupported = _standard({tag: e for tag, e in elements.items() if tag not in own})
     block = next(
         (tag & 0xFF for tag, element in own.items()
          if 0x10 <= tag & 0xFFFF <= 0xFF and values_of(element) == [private.CREATOR]),
@@ -126,11 +203,10 @@ def parse(
         unsupported = unsupported or bool(private_keys)
     elif block is not None:
         similarity = _mode_s(private_keys, block, identifier)
-    request = FindRequest(level, keys, identifier, block, private_keys, similarity, unsupported=unsupported)
-    return _mode_c(request, studies_by_accession) if mode_c and level == "STUDY" and block is None else request
+    return FindRequest(level, keys, identifier, block, private_keys, similarity, unsupported=unsupported)
 
 
-def _standard(elements: Keys) -> tuple[str, Keys, Mapping[str, Element], bool]:
+def _standard(elements: Mapping[int, Element]) -> tuple[str, dict[int, Element], dict[str, Element], bool]:
     """Return level, keys that are answered, those that are matched, and whether one of them is not supported."""
     level = next(iter(values_of(elements.get(QUERY_RETRIEVE_LEVEL))), "")
     if level not in LEVELS:
@@ -139,17 +215,10 @@ def _standard(elements: Keys) -> tuple[str, Keys, Mapping[str, Element], bool]:
     _check_hierarchy(level, keys)
     return (
         level,
-        Keys((tag, element) for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)),
+        {tag: element for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)},
         {name_of(tag): element for tag, element in keys.items() if tag not in _CONTROL},
         any(tag not in _supported(level) and tag not in _CONTROL for tag in keys),
     )
-
-
-@lru_cache(maxsize=64)
-def _standard_again(elements: Keys) -> tuple[str, Keys, Mapping[str, Element], bool]:
-    level, keys, identifier, unsupported = _standard(elements)
-    keys.is_repeated = True
-    return level, keys, identifier, unsupported
 
 
 @lru_cache(maxsize=len(LEVELS))
@@ -186,7 +255,7 @@ def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, El
     text = str(next(iter(values("QueryText")), "")).strip()
     if not uids and not text:
         raise bad("QueryUID", "QueryUID or QueryText is needed")
-    if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in uids):
+    if not all(_UID.fullmatch(uid) and len(uid) <= _LONGEST_UID for uid in uids):
         raise bad("QueryUID", "QueryUID is no UID")
     if len(uids) > _MAXIMUM_EXAMPLES:
         raise bad("QueryUID", f"QueryUID holds more than {_MAXIMUM_EXAMPLES} examples")
@@ -219,6 +288,7 @@ def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, El
         identifier=identifier,
         with_report=private.BY_KEYWORD["ReportState"].offset in keys,
         with_findings=private.BY_KEYWORD["FindingsPresent"].offset in keys,
+        with_objects=private.BY_KEYWORD["BestMatchSOPInstanceUID"].offset in keys,
     )
 
 
@@ -257,5 +327,5 @@ def _mode_c(request: FindRequest, studies_by_accession: StudiesByAccession | Non
     if not uid:
         return request
     filters = {name: element for name, element in request.identifier.items() if tag_of(name) not in _EXAMPLE_ONLY}
-    query = SimilarityQuery(uids=(uid,), identifier=filters, with_report=False, with_findings=False)
+    query = SimilarityQuery(uids=(uid,), identifier=filters, with_report=False, with_findings=False, with_objects=False)
     return replace(request, similarity=query, identifier=filters, prefix_description=True)

@@ -96,6 +96,7 @@ class Service:
 
     def __init__(self, config: Config, finder: Finder) -> None:
         self.config, self.finder = config, finder
+        self._provenance = _provenance(config)
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request; whatever goes wrong becomes its final status."""
@@ -150,7 +151,7 @@ class Service:
             similarity = self.finder.similarity
             kept_will_do = may_be_kept(request, syntax) and similarity.indexes.generation.model_id.isascii()
             answer = similarity.answer(request.similarity, kept_will_do=kept_will_do)
-            writer = AnswerWriter(request, self._provenance(), syntax, answer)
+            writer = AnswerWriter(request, self._provenance, syntax, answer)
             if kept_will_do:
                 return iter(writer.all_similar(answer.matches))
             series = self._series(request, [match.study_instance_uid for match in answer.matches])
@@ -164,7 +165,7 @@ class Service:
             raise TooManyMatches(limit)
         uids = [_study_uid(attributes) for attributes in matches]
         series = self._series(request, uids)
-        writer = AnswerWriter(request, self._provenance(), syntax)
+        writer = AnswerWriter(request, self._provenance, syntax)
         return (writer.plain(series(uid, attributes)) for uid, attributes in zip(uids, matches, strict=True))
 
     def _series(
@@ -180,14 +181,6 @@ class Service:
         for part in found:
             by_study.setdefault(_study_uid(part), []).append(part)
         return lambda uid, attributes: responses.with_series(attributes, by_study.get(uid, ()), keys)
-
-    def _provenance(self) -> responses.Provenance:
-        pacs = self.config.similar.retrieve_ae_title
-        if pacs:
-            return responses.Provenance(pacs)
-        return responses.Provenance(
-            self.config.similar.ae_title, "ONLINE" if self.config.storage.keep_originals else ""
-        )
 
     # ------------------------------------------------------------------------------------ C-MOVE, C-GET
 
@@ -206,6 +199,13 @@ class Service:
 
     def _get(self, exchange: Exchange) -> None:
         relay.send_all(exchange, exchange.assoc, self._originals(exchange))
+
+
+def _provenance(config: Config) -> responses.Provenance:
+    pacs = config.similar.retrieve_ae_title
+    if pacs:
+        return responses.Provenance(pacs)
+    return responses.Provenance(config.similar.ae_title, "ONLINE" if config.storage.keep_originals else "")
 
 
 def _study_uid(attributes: Mapping[str, Element]) -> str:

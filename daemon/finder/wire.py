@@ -86,41 +86,19 @@ def read(data: bytes, syntax: Syntax) -> dict[str, Element]:
     BadIdentifier
         If the bytes are no data set, or a value cannot be read.
     """
-    return {name_of(tag): element for part in read_parts(data, syntax) for tag, element in part.items()}
+    return {name_of(tag): element for tag, element in read_elements(data, syntax).items()}
 
 
-def read_parts(data: bytes, syntax: Syntax) -> tuple[Keys, dict[int, Element]]:
-    """Return what `read` does, by tag: what is not of our group, and what is.
-
-    The former is the same object for queries with the same standard keys: viewers repeat these with each example.
-    """
+def read_elements(data: bytes, syntax: Syntax) -> dict[int, Element]:
+    """Return what `read` does, by tag."""
     try:
         flat = _flat(data, syntax)
-        if flat is None:
-            dataset = read_dataset(BytesIO(data), syntax.implicit_vr, syntax.little_endian)
-            found = dict(_elements(_raw_items(dataset), encodings_of(dataset), syntax))
-            own = {tag: element for tag, element in found.items() if tag >> 16 == private.GROUP}
-            return Keys((tag, element) for tag, element in found.items() if tag not in own), own
-        encodings = _encodings(flat)
-        ours = {tag: item for tag, item in flat.items() if tag >> 16 == private.GROUP}
-        others = tuple([(tag, *item) for tag, item in flat.items() if tag not in ours])
-        read_others = _read_again if len(data) <= _REPEATED_BYTES else _read_standard
-        return read_others(others, encodings, syntax), dict(_elements(ours, encodings, syntax))
+        if flat is not None:
+            return dict(_elements(flat, _encodings(flat), syntax))
+        dataset = read_dataset(BytesIO(data), syntax.implicit_vr, syntax.little_endian)
+        return dict(_elements(_raw_items(dataset), encodings_of(dataset), syntax))
     except (EOFError, OSError, struct.error, ValueError, KeyError, NotImplementedError) as error:
         raise BadIdentifier("the identifier cannot be parsed", ()) from error
-
-
-class Keys(dict[int, Element]):
-    """Elements by tag that nobody changes; equal only to itself.
-
-    `is_repeated`: this object comes again, so that what follows from it is worth keeping.
-    """
-
-    is_repeated = False
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 class _Raw(NamedTuple):
@@ -128,25 +106,6 @@ class _Raw(NamedTuple):
 
     VR: str | None
     value: bytes
-
-
-@lru_cache(maxsize=64)
-def _read_again(
-    items: tuple[tuple[int, str | None, bytes], ...], encodings: tuple[str, ...], syntax: Syntax
-) -> Keys:
-    keys = _read_standard(items, encodings, syntax)
-    keys.is_repeated = True
-    return keys
-
-
-def _read_standard(
-    items: tuple[tuple[int, str | None, bytes], ...], encodings: tuple[str, ...], syntax: Syntax
-) -> Keys:
-    return Keys(_elements({tag: _Raw(vr, value) for tag, vr, value in items}, encodings, syntax))
-
-
-#: Longer Identifiers hold lists of UIDs, which nobody asks for twice.
-_REPEATED_BYTES = 4096
 
 
 def _flat(data: bytes, syntax: Syntax) -> dict[int, _Raw] | None:

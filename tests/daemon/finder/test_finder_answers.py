@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from daemon.finder import private
 from daemon.finder.answers import AnswerWriter
-from daemon.finder.identifiers import FindRequest
+from daemon.finder.examples import SimilarityQuery
+from daemon.finder.identifiers import FindRequest, Repeated
+from daemon.finder.kept import kept_of
 from daemon.finder.responses import Provenance, plain_response, similarity_response
 from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import Syntax, write
@@ -71,3 +73,19 @@ def test_a_value_too_long_for_a_16_bit_length_is_cut_as_before(syntax):
     request = FindRequest("STUDY", {0x00081030: {"vr": "LO"}}, {})
     expected = write(plain_response(request, attributes, HERE), syntax)
     assert AnswerWriter(request, HERE, syntax).plain(attributes) == expected
+
+
+def test_answers_to_a_request_that_comes_again_tell_its_own_example_and_todays_flags():
+    keys = {0x00080052: {"vr": "CS"}, 0x00100020: {"vr": "LO"}, 0x0020000D: {"vr": "UI"}}
+    own = {offset: element for offset, element in PRIVATE.items() if offset not in (0x15, 0x17)}
+    repeated = Repeated(FindRequest("STUDY", keys, {}, 0x10, own), SimilarityQuery(("1.2",)))
+    record = StudyRecord("1.9", "P", {"00100020": {"vr": "LO", "Value": ["100%b"]}}, {}, (), None, "PACS")
+    match = Match(3, "1.9", 0.25, 0.5, Basis.JOINT, "", record)
+    for uid, flags in (("1.2", ()), ("1.23", ()), ("1.23", ("INDEX PARTIAL",)), ("1.2", ())):
+        for syntax in SYNTAXES:
+            request, answered = repeated.by(uid), Answer((match,), flags, "model 100%b")
+            expected = write(similarity_response(request, record.attributes, answered, match, HERE), syntax)
+            assert AnswerWriter(request, HERE, syntax, answered).similar(match) == expected
+            if syntax.little_endian:
+                kept = match._replace(known=kept_of(record, {}))
+                assert AnswerWriter(request, HERE, syntax, answered).all_similar([kept]) == [expected]

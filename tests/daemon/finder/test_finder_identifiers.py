@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from daemon.finder import private
+from daemon.finder import identifiers, private
 from daemon.finder.errors import BadIdentifier, ExampleUnknown
 from daemon.finder.identifiers import finding_name, parse
 from daemon.finder.responses import Provenance, keys_of_series, plain_response, with_series
@@ -17,11 +17,11 @@ from daemon.finder.wire import Syntax
 from encoders.base import FINDING_NAMES, Basis
 from storage.base import StudyRecord
 
-EXPLICIT = Syntax(False, True)
+EXPLICIT, IMPLICIT, BIG_ENDIAN = Syntax(False, True), Syntax(True, True), Syntax(False, False)
 HERE = Provenance("CXRSIMILAR", "ONLINE")
 
 
-def asked(level="STUDY", private_keys=None, block=None, **keys):
+def asked(level="STUDY", private_keys=None, block=None, syntax=EXPLICIT, **keys):
     dataset = Dataset()
     if level is not None:
         dataset.QueryRetrieveLevel = level
@@ -35,7 +35,7 @@ def asked(level="STUDY", private_keys=None, block=None, **keys):
             dataset.add_new(private.GROUP << 16 | block, "LO", private.CREATOR)
             dataset.add_new(private.tag(keyword, block), element.vr, value)
     buffer = DicomBytesIO()
-    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    buffer.is_implicit_VR, buffer.is_little_endian = syntax
     write_dataset(buffer, dataset)
     return buffer.parent.getvalue()
 
@@ -270,3 +270,55 @@ def test_pydicom_shows_private_answers_by_name_once_registered():
     assert private.get(found, "Score") == 0.5
     assert private.get(found, "Rank") is None
     assert found[private.tag("Score")].name == "[Score]"
+
+
+# ------------------------------------------------------------------------------------------ requests that come again
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("block", [0x10, 0x33])
+def test_a_request_that_comes_again_asks_by_its_own_example(syntax, block):
+    keys = {"Rank": None, "MinimumScore": 0.25, "Findings": "EDEMA"}
+    for uid in ("1.2", "1.2.3", "2.25.99", "1.2.345678", "1.2"):
+        asked_again = asked(
+            StudyInstanceUID="", PatientSex="F", private_keys={"QueryUID": uid, **keys}, block=block, syntax=syntax
+        )
+        request = parse(asked_again, syntax)
+        assert request == identifiers._parsed(asked_again, syntax)
+        assert request.similarity.uids == (uid,)
+        assert request.private_keys[0x01] == {"vr": "UI", "Value": [uid]}
+        assert (request.repeated is not None) == (block == 0x10 and syntax.little_endian)
+
+
+def test_requests_that_differ_in_more_than_their_example_share_nothing():
+    def similarity(**keys):
+        own = {"QueryUID": "1.2", **keys}
+        return parse(asked(StudyInstanceUID="", private_keys=own, syntax=IMPLICIT), IMPLICIT).similarity
+
+    assert [similarity(MaxResults=n).max_results for n in (5, 6, 5)] == [5, 6, 5]
+    assert [similarity(MinimumScore=least).minimum_score for least in (0.5, 0.25)] == [0.5, 0.25]
+    assert similarity(QueryUID=["1.2", "1.3"]).uids == ("1.2", "1.3")
+    assert similarity(QueryText="edema").text == "edema"
+    assert similarity().text == ""
+
+
+@pytest.mark.parametrize("uid", ["1..2", "1.2*", "1." + "2" * 70])
+def test_a_bad_example_of_a_request_that_came_before_is_refused(uid):
+    for example in ("1.2", uid, "1.2", uid):
+        data = asked(StudyInstanceUID="", private_keys={"QueryUID": example, "Rank": None}, syntax=IMPLICIT)
+        if example == uid:
+            with pytest.raises(BadIdentifier):
+                parse(data, IMPLICIT)
+        else:
+            assert parse(data, IMPLICIT).similarity.uids == ("1.2",)
+
+
+def test_bytes_of_the_examples_tag_inside_a_value_are_no_example():
+    odd = b"\x10\0\x10\0\x0c\0\0\0" + b"\x99\0\x01\x10\x04\0\0\x001.9\0"      # PatientName, of 12 bytes
+    head = b"\x08\0\x52\0\x06\0\0\0STUDY " + odd
+    creator = b"\x99\0\x10\0\x16\0\0\0CXRFIND SIMILARITY 1.0"
+    for uid in (b"1.2\0", b"1.4\0"):
+        data = head + creator + b"\x99\0\x01\x10\x04\0\0\0" + uid
+        request = parse(data, IMPLICIT)
+        assert request == identifiers._parsed(data, IMPLICIT)
+        assert request.similarity.uids == (uid.decode().strip("\0"),)
