@@ -163,3 +163,21 @@ def test_a_finder_s_large_memory_asks_for_huge_pages():
         clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
         done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == asked
+
+
+def test_a_finder_looks_for_cyclic_garbage_rarely_and_not_among_what_it_has_loaded():
+    code = """if True:
+        import gc, weakref
+        from daemon.roles import collect_less
+        class Node: pass
+        collect_less()
+        loaded, node = gc.get_freeze_count(), Node()
+        node.itself, gone = node, weakref.ref(node)
+        del node
+        few = [[] for _ in range(5_000)]
+        print(loaded > 10_000, gone() is not None)
+        many = [[] for _ in range(30_000)]
+        print(gone() is None)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]
