@@ -10,12 +10,13 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from daemon.finder import private, responses
 from daemon.finder.identifiers import EXAMPLE, STUDY_DESCRIPTION, FindRequest, Repeated
-from daemon.finder.kept import PLACES, Kept, explicit
+from daemon.finder.kept import PLACES, explicit
 from daemon.finder.responses import Provenance
 from daemon.finder.similarity import Answer, Match
 from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, write, write_element
@@ -112,27 +113,42 @@ class AnswerWriter:
             return write(answer, self._syntax)
 
     def _joined(self, attributes: Attributes, match: Match | None) -> bytes:
-        values = [
-            part.make(attributes, match) if isinstance(part, _Known)
-            else self._example if part is _example else part(attributes, match)
-            for part in self._plan.parts
-        ]
-        pieces = list(self._plan.pieces)
-        pieces[1::2] = values
-        return b"".join(pieces)
+        answer, *others = self._plan.pieces
+        for part, piece in zip(self._plan.parts, others, strict=True):
+            make = part.make if isinstance(part, _Known) else part
+            answer += (self._example if part is _example else make(attributes, match)) + piece
+        return answer
 
     # ------------------------------------------------------------------------------------ kept studies
 
     def all_similar(self, matches: Sequence[Match]) -> list[bytes]:
-        """Return what `similar` does of each match."""
-        if not all(isinstance(match.known, tuple) for match in matches):
+        """Return what `similar` does of each match; of kept studies column by column."""
+        if not matches or not all([isinstance(match.known, tuple) for match in matches]):
             return [self.similar(match) for match in matches]
-        plan, example = self._plan, [self._example] if self._example else []
-        values_of, made, pieces, answers = plan.values_of, plan.made, list(plan.pieces), []
-        for match in matches:
-            pieces[1::2] = *values_of(match.known), *example, *made(match)  # type: ignore[arg-type]
-            answers.append(b"".join(pieces))
-        return answers
+        kept = list(zip(*[match.known for match in matches], strict=True))
+        columns: list[Iterable[bytes]] = []
+        constant, *others = self._plan.pieces
+        for part, piece in zip(self._plan.parts, others, strict=True):
+            if part is _example:
+                constant += self._example + piece
+            else:
+                columns += (repeat(constant, len(matches)), self._column(part, kept, matches))
+                constant = piece
+        columns.append(repeat(constant, len(matches)))
+        return list(map(b"".join, zip(*columns, strict=True)))
+
+    def _column(
+        self, part: _Known | _Make, kept: Sequence[Sequence[bytes]], matches: Sequence[Match]
+    ) -> Iterable[bytes]:
+        """Return one part of each answer; `kept`: the columns of what is kept of the matches' studies."""
+        if isinstance(part, _Number):
+            head, pack = part.head, part.pack
+            return [head + pack(value) for value in map(attrgetter(part.field), matches)]
+        if not isinstance(part, _Known):
+            return [part(_NOTHING, match) for match in matches]
+        if self._syntax.implicit_vr:
+            return kept[part.place]
+        return [explicit(element, part.vr) for element in kept[part.place]]
 
 
 class _Plan(NamedTuple):
@@ -141,15 +157,13 @@ class _Plan(NamedTuple):
     Attributes
     ----------
     pieces : sequence of bytes
-        What is the same in all answers, in turn with nothing in the places of `parts`.
-    values_of, made : callable
-        Return the values of known parts from a `Kept`; and, after the example, of those that the match makes.
+        What is the same in all answers: before, between and after `parts`.
+    parts : sequence
+        What differs from answer to answer, or, the example, from request to request.
     """
 
     pieces: Sequence[bytes]
     parts: Sequence[_Known | _Make]
-    values_of: Callable[[Kept], Iterable[bytes]]
-    made: Callable[[Match], Iterable[bytes]]
 
 
 #: What an answer tells of all matches: flags and model, None where there is no match.
@@ -170,35 +184,13 @@ def _plan(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _T
             pieces[-1] += part
         else:
             varying.append(part)
-            pieces += (b"", b"")
-    known = [part for part in varying if isinstance(part, _Known)]
-    made = [part for part in varying if not isinstance(part, _Known) and part is not _example]
-    return _Plan(pieces, varying, _kept_values(known, syntax), _made_values(made))
+            pieces.append(b"")
+    return _Plan(pieces, varying)
 
 
 @lru_cache(maxsize=64)
 def _plan_again(repeated: Repeated, provenance: Provenance, syntax: Syntax, told: _Told) -> _Plan:
     return _plan(repeated.request, provenance, syntax, told)
-
-
-def _made_values(made: Sequence[_Make]) -> Callable[[Match], Iterable[bytes]]:
-    numbers = [part for part in made if isinstance(part, _Number)]
-    if 1 < len(numbers) == len(made):               # rank and score, nearly always
-        ways, values_of = [(part.head, part.pack) for part in numbers], attrgetter(*[part.field for part in numbers])
-        return lambda match: [head + pack(value) for (head, pack), value in zip(ways, values_of(match), strict=True)]
-    return lambda match: [part(_NOTHING, match) for part in made]
-
-
-def _kept_values(known: Sequence[_Known], syntax: Syntax) -> Callable[[Kept], Iterable[bytes]]:
-    places, vrs = [part.place for part in known], [part.vr for part in known]
-    values_of: Callable[[Kept], Sequence[bytes]]
-    if len(places) > 1:
-        values_of = itemgetter(*places)
-    else:
-        def values_of(kept: Kept) -> Sequence[bytes]:
-            return [kept[place] for place in places]
-
-    return values_of if syntax.implicit_vr else lambda kept: map(explicit, values_of(kept), vrs)
 
 
 def _private(request: FindRequest, answered: Answer | None, syntax: Syntax) -> dict[int, _Part]:

@@ -124,14 +124,13 @@ class Owners:
         held = None if holds is None else self._held[:, _KIND_NUMBERS[kind]].data
         first = self._first_label
         end = first + len(next_row)
-        found: list[tuple[str, int] | None] = []
-        for label in labels:
-            row = next_row[label - first] - 1 if first <= label < end else -1
-            if row >= 0 and live[row] and (held is None or (held[numbers[row]] > 0) is holds):
-                found.append((uids[numbers[row]], row))
-            else:
-                found.append(None)
-        return found
+        rows = [next_row[label - first] - 1 if first <= label < end else -1 for label in labels]
+        if held is None:
+            return [(uids[numbers[row]], row) if row >= 0 and live[row] else None for row in rows]
+        return [
+            (uids[number], row) if row >= 0 and live[row] and (held[number := numbers[row]] > 0) is holds else None
+            for row in rows
+        ]
 
     def sop_instance_uid(self, row: int) -> str:
         """Return the SOPInstanceUID of a row, "" of a JOINT one."""
