@@ -25,7 +25,10 @@ def _no_object(_row: int) -> str:
 
 
 class Match(NamedTuple):
-    """One study of an answer; `basis` is what it was compared by, `sop_instance_uid` its best object ("": all)."""
+    """One study of an answer.
+
+    `basis` is what it was compared by, `sop_instance_uid` its best object ("": all of them, or nobody asked).
+    """
 
     rank: int
     study_instance_uid: str
