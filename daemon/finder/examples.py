@@ -53,17 +53,16 @@ BASES = {kind: Basis(kind.value) for kind in Kind}
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One search: vectors of one basis against the vectors of one kind.
+    """One search: a vector of one basis against the vectors of one kind.
 
     Attributes
     ----------
-    vectors : ndarray of float32, shape (n, dim), unit rows
-        Several (the images of one example): each entry counts with its best pair.
+    vector : ndarray of float32 (dim,), unit
     reported : bool or None
         Only studies with (True) or without (False) a report; None: all.
     """
 
-    vectors: Float32
+    vector: Float32
     query_basis: Basis
     kind: Kind
     reported: bool | None = None
@@ -148,17 +147,19 @@ def compared(basis: Basis | None, held: Collection[Kind]) -> Collection[Kind]:
 
 
 def pooled(examples: Sequence[Example]) -> dict[Basis, Float32]:
-    """Return the vectors of one example, or the means of several, by basis; only bases that every example has.
+    """Return one unit vector (dim,) of an example, or of several, by basis; only bases that every example has.
 
-    Several examples count alike, however many images each has.
+    That is the mean: of a study's images, and of several examples, which count alike however many images each has. The
+    mean of a frontal and a lateral image finds more than either, and than the best of both (model card).
     """
     if len(examples) == 1:
-        return dict(examples[0].vectors)
+        return {basis: _mean(rows) for basis, rows in examples[0].vectors.items()}
     common = set(examples[0].vectors).intersection(*(example.vectors for example in examples[1:]))
-    return {
-        basis: unit(np.mean([unit(example.vectors[basis].mean(axis=0)) for example in examples], axis=0))[None, :]
-        for basis in common
-    }
+    return {basis: _mean(np.stack([_mean(example.vectors[basis]) for example in examples])) for basis in common}
+
+
+def _mean(rows: Float32) -> Float32:
+    return np.asarray(rows[0]) if len(rows) == 1 else unit(rows.mean(axis=0))
 
 
 def legs_of(
@@ -185,11 +186,10 @@ def legs_of(
     """
     if not vectors:
         assert text is not None
-        row = text[None, :]
         if basis in (Basis.IMAGE, Basis.REPORT):
-            return [Leg(row, Basis.TEXT, Kind(basis.value))]
-        return [Leg(row, Basis.TEXT, Kind.REPORT), Leg(row, Basis.TEXT, Kind.IMAGE, reported=False)]
-    found = vectors if text is None else {name: unit(rows + text[None, :]) for name, rows in vectors.items()}
+            return [Leg(text, Basis.TEXT, Kind(basis.value))]
+        return [Leg(text, Basis.TEXT, Kind.REPORT), Leg(text, Basis.TEXT, Kind.IMAGE, reported=False)]
+    found = vectors if text is None else {name: unit(row + text) for name, row in vectors.items()}
     chosen = basis or (Basis.JOINT if Basis.JOINT in found and reported else Basis.IMAGE)
     if chosen is Basis.JOINT and not reported:
         chosen = Basis.IMAGE                        # a study without a report has its images alone

@@ -121,18 +121,17 @@ class Ranking:
     def _search(self, pool: _Pool) -> None:
         best: dict[str, Candidate] = {}
         pool.worst = -2.0
-        for vector in pool.leg.vectors:
-            labels, similarities = self._indexes.nearest(pool.leg.kind, vector, pool.reach, pool.allowed)
-            if len(labels) >= pool.reach:
-                pool.worst = max(pool.worst, similarities[-1])
-            owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-            for similarity, owner in zip(similarities, owners, strict=True):
-                if owner is not None:
-                    found = (-similarity, *owner)
-                    study = owner[0]
-                    if study not in best or found < best[study]:
-                        best[study] = found
-        # what lies beyond the last neighbour of any vector may still beat, or tie, what is no better than that
+        labels, similarities = self._indexes.nearest(pool.leg.kind, pool.leg.vector, pool.reach, pool.allowed)
+        if len(labels) >= pool.reach:
+            pool.worst = similarities[-1]
+        owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
+        for similarity, owner in zip(similarities, owners, strict=True):
+            if owner is not None:
+                found = (-similarity, *owner)
+                study = owner[0]
+                if study not in best or found < best[study]:
+                    best[study] = found
+        # what lies beyond the last neighbour may still beat, or tie, what is no better than that
         certain = -pool.worst
         passing, own = self._passing, self._query_studies
         pool.candidates = sorted([
