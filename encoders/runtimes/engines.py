@@ -29,8 +29,8 @@ class TorchEngine:
             return cast(Outputs, arrays(self._graph(batch)))
 
 
-#: Layers whose maps have more than this share of the input's rows compute in f32 in ``mixed``: stride 8 and below.
-EARLY = 0.1
+#: Layers whose maps have more than this share of the input's rows compute in f32 in ``mixed``: stride 16 and below.
+EARLY = 0.05
 
 
 class OpenVinoEngine:
