@@ -18,7 +18,7 @@ from encoders.training.metrics import cosine_ranking
 
 Progress = Callable[[int, int], None]
 
-RANDOM, SHUFFLED, EXCHANGED = "random", "shuffled images", "another query's answers"
+RANDOM, SHUFFLED, EXCHANGED = "random", "shuffled images", "answers of another query"
 PIXELS, FROZEN, TFIDF = "raw pixels", "frozen ImageNet", "TF-IDF of reports"
 
 #: Side of the pictures that raw pixels are compared at, and that the frozen network sees.
