@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from encoders.towers.image import TowerError
+from encoders.towers.torchvision_ops import declare_missing_operators
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def _transformers() -> Any:
+    """Return the package: its models import torchvision, where that is installed."""
+    declare_missing_operators()
+    import transformers
+
+    return transformers
 
 
 class _MeanPool(nn.Module):
@@ -60,11 +69,10 @@ class TransformerTower:
 
     def _open(self, folder: Path) -> None:
         from tokenizers import Tokenizer
-        from transformers import AutoModel
 
         if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
             raise TowerError(f"{folder}: needs config.json, tokenizer.json and weights, as save_pretrained writes them")
-        model = AutoModel.from_pretrained(folder, local_files_only=True)
+        model = _transformers().AutoModel.from_pretrained(folder, local_files_only=True)
         self._use(Tokenizer.from_file(str(folder / "tokenizer.json")), model)
 
     def _use(self, tokenizer: Any, model: Any) -> None:
@@ -73,12 +81,13 @@ class TransformerTower:
         tokenizer.enable_truncation(self.length)
         tokenizer.enable_padding(pad_id=padding)
         self._tokenizer, self.width = tokenizer, int(model.config.hidden_size)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None                     # of the first token; here the mean counts
         self.module = _MeanPool(model, padding)
 
     def _small(self, tokenizer: Any) -> None:
-        from transformers import BertConfig, BertModel
-
-        shape = BertConfig(
+        transformers = _transformers()
+        shape = transformers.BertConfig(
             vocab_size=tokenizer.get_vocab_size(),
             hidden_size=self.width,
             num_hidden_layers=self.layers,
@@ -86,7 +95,7 @@ class TransformerTower:
             intermediate_size=2 * self.width,
             max_position_embeddings=self.length,
         )
-        self._use(tokenizer, BertModel(shape, add_pooling_layer=False))
+        self._use(tokenizer, transformers.BertModel(shape))
 
     def fit(self, texts: Sequence[str], seed: int) -> None:
         """Make the vocabulary and random weights of an in-domain tower; a tower from a folder stays as it is."""
@@ -124,9 +133,8 @@ class TransformerTower:
     def restore(self, card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Build the module that wrote `card`; its weights come with the module's state."""
         from tokenizers import Tokenizer
-        from transformers import AutoConfig, AutoModel
 
         self.length = int(card["length"])
         values = dict(card["config"])
-        shape = AutoConfig.for_model(values.pop("model_type"), **values)
-        self._use(Tokenizer.from_str(json.dumps(card["tokenizer"])), AutoModel.from_config(shape))
+        shape = _transformers().AutoConfig.for_model(values.pop("model_type"), **values)
+        self._use(Tokenizer.from_str(json.dumps(card["tokenizer"])), _transformers().AutoModel.from_config(shape))
