@@ -41,8 +41,8 @@ BEAT_INTERVAL_S = 1.0
 
 #: Of the worker and its decoders, nice(2): an idle core is theirs all the same. A core that is wanted is shared by
 #: weight, in turns that end at a tick of the scheduler (4 ms): at nice 10 one query in seven waited for such a turn of
-#: the worker, at 15 one in forty; but there two busy programs beside a service without a control group of its own left the
-#: worker too little to load its model in two minutes. At 10 one that never pauses leaves it a tenth of a core.
+#: the worker, at 15 one in forty; but there two busy programs beside a service without a control group of its own left
+#: the worker too little to load its model in two minutes. At 10 one that never pauses leaves it a tenth of a core.
 WORKER_NICENESS = 10
 
 #: Blocks up to this size are kept by malloc, and so much free memory in all; mallopt(3).
