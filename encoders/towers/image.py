@@ -1,12 +1,14 @@
 """Image towers: standardised grey images to feature maps.
 
 A tower is an nn.Module with `channels` that maps float32 (n, 1, size, size) to feature maps (n, channels, h, w). One
-row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification backbone of torchvision, and
+row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification backbone of torchvision,
+``gem3:<tower>`` pools by the generalised mean with exponent 3, and
 ``efficientnet-lite0@160+efficientnet-lite0@192`` puts towers side by side, each with its own input size.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,11 +142,13 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
     return ImageTower(body, int(channels), list(body.children()))
 
 
+_GEM = re.compile(r"gem(\d+(?:\.\d+)?):(.+)")
+
 IMAGE_TOWERS: dict[str, Callable[[bool, float], ImageTower]] = {"efficientnet-lite0": efficientnet_lite0}
 
 
 def build_image_tower(name: str, pretrained: bool, drop_path: float = 0.0) -> ImageTower:
-    """Return the tower of a row of IMAGE_TOWERS, of ``torchvision:<name>``, or several joined by ``+``.
+    """Return the tower of a row of IMAGE_TOWERS, of ``torchvision:<name>``, ``gem3:<tower>``, or several with ``+``.
 
     Raises
     ------
@@ -159,6 +163,13 @@ def build_image_tower(name: str, pretrained: bool, drop_path: float = 0.0) -> Im
             raise TowerError(f"{name!r}: the size behind each @ is a number of pixels, e.g. efficientnet-lite0@160")
         members = [build_image_tower(member, pretrained, drop_path) for member, _, _ in parts]
         return SideBySide(members, [int(size or 0) for _, _, size in parts])
+    if generalised := _GEM.fullmatch(name):
+        from encoders.towers.generalised_mean import GeneralisedMean
+
+        exponent = float(generalised[1])
+        if exponent < 1:
+            raise TowerError(f"{name!r}: the exponent behind gem is at least 1, e.g. gem3:efficientnet-lite0")
+        return GeneralisedMean(build_image_tower(generalised[2], pretrained, drop_path), exponent)
     if name.startswith("torchvision:"):
         if drop_path:
             raise TowerError(f"{name} is built without stochastic depth; set image.drop_path = 0")
@@ -166,5 +177,5 @@ def build_image_tower(name: str, pretrained: bool, drop_path: float = 0.0) -> Im
     try:
         return IMAGE_TOWERS[name](pretrained, drop_path)
     except KeyError:
-        known = ", ".join([*IMAGE_TOWERS, "torchvision:<name>"])
+        known = ", ".join([*IMAGE_TOWERS, "torchvision:<name>", "gem<exponent>:<tower>"])
         raise TowerError(f"there is no image tower {name!r}; known: {known}") from None

@@ -32,6 +32,8 @@ class _MeanPool(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:  # (n, length) -> (n, width)
         mask = (ids != self.padding).long()
+        longest = int(mask.sum(1).max())                # the padding that all share is no work
+        ids, mask = ids[:, :longest], mask[:, :longest]
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         pooled: Tensor = (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)

@@ -55,7 +55,7 @@ class DataSection(_Section):
 class ImageSection(_Section):
     """The image branch."""
 
-    tower: str = Field("efficientnet-lite0", description="efficientnet-lite0 or torchvision:<name>")
+    tower: str = Field("efficientnet-lite0", description="efficientnet-lite0, torchvision:<name> or gem3:<tower>")
     pretrained: bool = Field(True, description="start from ImageNet tensors")
     weights: Path | None = Field(None, description="to start from: a tower's state-dict, a run, a checkpoint's folder")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth: rate of the last block")
@@ -87,6 +87,7 @@ class TextSection(_Section):
     width: int = Field(300, ge=8, description="features of a text")
     extra_batch: int = Field(256, ge=0, description="reports encoded at each step beside those of the images")
     prompts: bool = Field(True, description="train on the names of findings and headings as texts, too")
+    hard_negatives: bool = Field(False, description="reports beside themselves contradicted, and with sides swapped")
 
 
 class SubspaceSection(_Section):

@@ -69,6 +69,7 @@ class _Features:
 
     def _digest(self, arrays: Arrays, images: UInt8) -> str:
         digest = hashlib.sha256(repr((self.attention, self.constants, images.shape)).encode())
+        digest.update("".join(m.extra_repr() for m in self.tower.modules() if isinstance(m, ImageTower)).encode())
         digest.update(repr([str(sample.image_path) for sample in arrays.samples]).encode())
         for name, tensor in self.tower.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

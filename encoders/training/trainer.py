@@ -129,7 +129,14 @@ class Trainer:
         if experiment.data.exchanged:
             within = experiment.data.exchanged == "source"
             self.arrays = exchanged(self.arrays, experiment.seed, within_source=within)
-        self.texts = prepare_texts(self.model, self.arrays, self.vocabularies, experiment.text.prompts)
+        self.texts = prepare_texts(
+            self.model,
+            self.arrays,
+            self.vocabularies,
+            prompts=experiment.text.prompts,
+            hard_negatives=experiment.text.hard_negatives,
+            seed=experiment.seed,
+        )
         self.weights = image_weights(
             self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight
         )
@@ -187,7 +194,8 @@ class Trainer:
         distinct = np.unique(own[own >= 0])
         extra = min(self.experiment.text.extra_batch, len(self.texts.prepared))
         drawn = torch.randperm(len(self.texts.prepared), generator=generator)[:extra].numpy()
-        chosen = np.concatenate([distinct, np.setdiff1d(drawn, distinct)])
+        near = self.texts.with_altered(distinct)
+        chosen = np.concatenate([near, np.setdiff1d(drawn, near)])
         place = {int(text): index for index, text in enumerate(distinct)}
         index = torch.from_numpy(rows)
         picked = torch.from_numpy(chosen.astype(np.int64))
