@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from encoders.checkpoint import CARD_FILE
 from encoders.training import features
-from encoders.training.arrays import Arrays, build_arrays, build_vocabulary, exchanged
-from encoders.training.augment import augment, plain, sheets, standardised
+from encoders.training.arrays import build_arrays, build_vocabulary, exchanged
+from encoders.training.batches import Batches
 from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
-from encoders.training.objective import Batch, losses
+from encoders.training.objective import losses
 from encoders.training.phantoms import phantom_samples
 from encoders.training.prepared import prepare_texts
-from encoders.training.sampling import epoch_order, image_weights
 from encoders.training.validation import figures, run, summary
 
 #: (what, done, of, note): called often, for a progress bar.
@@ -35,19 +33,6 @@ Progress = Callable[[str, int, int, str], None]
 FIRST_PHANTOM = 1_000_000
 
 LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
-
-
-class _Rows(Dataset[Tensor]):
-    """Decoded images by row, for the data loader's processes."""
-
-    def __init__(self, arrays: Arrays, order: np.ndarray) -> None:
-        self.images, self.order = arrays.images, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(self.images[self.order[index]]))
 
 
 def select(experiment: Experiment, split: str) -> list[Sample]:
@@ -129,7 +114,7 @@ class Trainer:
         if experiment.data.exchanged:
             within = experiment.data.exchanged == "source"
             self.arrays = exchanged(self.arrays, experiment.seed, within_source=within)
-        self.texts = prepare_texts(
+        texts = prepare_texts(
             self.model,
             self.arrays,
             self.vocabularies,
@@ -137,9 +122,7 @@ class Trainer:
             hard_negatives=experiment.text.hard_negatives,
             seed=experiment.seed,
         )
-        self.weights = image_weights(
-            self.arrays, experiment.data.weights, experiment.data.abnormal_weight, experiment.data.lateral_weight
-        )
+        self.batches = Batches(experiment, self.arrays, texts, self.device, self.rank, self.world)
         self.optimiser = self._optimiser()
         self.average = self._copy() if settings.ema else None
         self.epoch, self.step, self.best, self.best_epoch = 0, 0, -math.inf, -1
@@ -158,18 +141,6 @@ class Trainer:
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
-    def _order(self, epoch: int) -> np.ndarray:
-        settings = self.experiment.train
-        return epoch_order(
-            self.arrays,
-            self.weights,
-            settings.batch,
-            (self.experiment.seed, epoch),
-            pairs_only=epoch < settings.pairs_first_epochs,
-            rank=self.rank,
-            world=self.world,
-        )
-
     def _set_rates(self, total_steps: int) -> None:
         """Linear warm-up, then half a cosine down to a hundredth."""
         warm = max(1, round(self.experiment.train.warmup * total_steps))
@@ -180,37 +151,6 @@ class Trainer:
             factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
-
-    def _batch(self, raw: Tensor, rows: np.ndarray, generator: torch.Generator) -> Batch:
-        image = self.experiment.image
-        if raw.ndim == 2:                                           # features of a frozen tower
-            pictures = raw.to(self.device)
-        else:
-            sizes = self.constants.sizes
-            changed = sheets(augment(raw, image.size, image.augment, generator), sizes) if image.augment else None
-            pixels = plain(raw, sizes) if changed is None else changed
-            pictures = standardised(pixels, self.constants).to(self.device, memory_format=torch.channels_last)
-        own = self.arrays.text[rows]
-        distinct = np.unique(own[own >= 0])
-        extra = min(self.experiment.text.extra_batch, len(self.texts.prepared))
-        drawn = torch.randperm(len(self.texts.prepared), generator=generator)[:extra].numpy()
-        near = self.texts.with_altered(distinct)
-        chosen = np.concatenate([near, np.setdiff1d(drawn, near)])
-        place = {int(text): index for index, text in enumerate(distinct)}
-        index = torch.from_numpy(rows)
-        picked = torch.from_numpy(chosen.astype(np.int64))
-        to = self.device
-        return Batch(
-            images=pictures,
-            labels=torch.from_numpy(self.arrays.labels[rows]).to(to),
-            auxiliary={name: torch.from_numpy(values[rows]).to(to) for name, values in self.arrays.auxiliary.items()},
-            frontal=torch.from_numpy(self.arrays.frontal)[index].to(to),
-            source=torch.from_numpy(self.arrays.source)[index].to(to),
-            own_text=torch.tensor([place.get(int(text), -1) for text in own]).to(to),
-            prepared=self.texts.prepared[picked].to(to),
-            text_labels=self.texts.labels[picked].to(to),
-            text_auxiliary={name: values[picked].to(to) for name, values in self.texts.auxiliary.items()},
-        )
 
     def _update_average(self) -> None:
         if self.average is None:
@@ -234,19 +174,13 @@ class Trainer:
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean of each loss."""
         settings = self.experiment.train
-        order = self._order(self.epoch)
-        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + self.epoch * 101 + self.rank)
-        steps = math.ceil(len(order) / settings.batch)
-        batches = sum(math.ceil(len(self._order(epoch)) / settings.batch) for epoch in range(settings.epochs))
-        total = batches // settings.accumulate
-        loader = DataLoader(_Rows(self.arrays, order), settings.batch, num_workers=settings.workers)
+        steps = self.batches.steps(self.epoch)
+        total = sum(self.batches.steps(epoch) for epoch in range(settings.epochs)) // settings.accumulate
         sums: dict[str, float] = {}
         self.model.train()
         autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.autocast)
         began = time.monotonic()
-        for number, raw in enumerate(loader):
-            rows = order[number * settings.batch : number * settings.batch + len(raw)]
-            batch = self._batch(raw, rows, generator)
+        for number, batch in enumerate(self.batches.each(self.epoch)):
             with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 parts = losses(self.model, batch, self.experiment.loss)
                 loss = torch.stack(list(parts.values())).sum()

@@ -53,19 +53,19 @@ def test_a_batch_holds_the_hard_negatives_of_its_own_reports_with_their_labels(t
     experiment = small_experiment(tmp_path)
     text = experiment.text.model_copy(update={"hard_negatives": True, "extra_batch": 0})
     trainer = Trainer(experiment.model_copy(update={"text": text}), tmp_path / "run")
-    texts, altered = trainer.arrays.texts, trainer.texts.altered
+    texts, altered = trainer.arrays.texts, trainer.batches.texts.altered
     assert altered.shape == (len(texts), 2)
     with_contrary = np.flatnonzero(altered[:, 0] >= 0)
     assert len(with_contrary) > len(texts) / 2
     rows = np.flatnonzero(np.isin(trainer.arrays.text, with_contrary))[:4]
     raw = np.stack([np.asarray(trainer.arrays.images[row]) for row in rows])
-    batch = trainer._batch(torch.from_numpy(raw), rows, torch.Generator().manual_seed(0))
+    batch = trainer.batches.of(torch.from_numpy(raw), rows, torch.Generator().manual_seed(0))
     own = np.unique(trainer.arrays.text[rows])
-    expected = trainer.texts.with_altered(own)
+    expected = trainer.batches.texts.with_altered(own)
     assert len(expected) > len(own)
-    assert torch.equal(batch.prepared, trainer.texts.prepared[torch.from_numpy(expected)])
+    assert torch.equal(batch.prepared, trainer.batches.texts.prepared[torch.from_numpy(expected)])
     first = altered[own[0], 0]
-    assert not torch.equal(trainer.texts.labels[first], trainer.texts.labels[own[0]])
+    assert not torch.equal(trainer.batches.texts.labels[first], trainer.batches.texts.labels[own[0]])
     assert batch.own_text.max() < len(own)
 
 
@@ -74,4 +74,4 @@ def test_without_the_key_nothing_is_altered(tmp_path, small_experiment):
     trainer = Trainer(experiment, tmp_path / "run")
     plain = prepare_texts(trainer.model, trainer.arrays, trainer.vocabularies, prompts=experiment.text.prompts)
     assert (plain.altered == -1).all()
-    assert len(plain.prepared) == len(trainer.texts.prepared)
+    assert len(plain.prepared) == len(trainer.batches.texts.prepared)
