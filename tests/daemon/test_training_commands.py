@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from daemon import training
+from daemon.catalogue_manifest import NothingToTrainOn, _age, catalogue_manifest
 from daemon.cli import cli
 from daemon.config import Config
 from storage.base import InstanceRecord, InstanceState, RejectionRecord, ReportRecord
@@ -74,7 +74,7 @@ def test_a_catalogue_becomes_a_manifest_with_pictures_views_reports_and_labels(s
     commit("1.2.1", 2, position="LL", value=60)
     commit("1.2.1", 9, SR, **_report("Large left pleural effusion. No pneumothorax."))
     commit("1.2.2", 1, patient="P2", value=70)
-    path = training.catalogue_manifest(config, tmp_path / "set" / "studies.csv", seed=0)
+    path = catalogue_manifest(config, tmp_path / "set" / "studies.csv", seed=0)
     rows = {(row["study_id"], row["view"]): row for row in _rows(path)}
     assert set(rows) == {("1.2.1", "frontal"), ("1.2.1", "lateral"), ("1.2.2", "frontal")}
     first = rows["1.2.1", "frontal"]
@@ -91,7 +91,7 @@ def test_studies_of_one_patient_and_equal_reports_are_in_one_split(site, tmp_pat
         commit(f"1.3.{number}", 1, patient=f"P{number // 2}", value=number)
         text = f"Cardiomegaly {number % 3}." if number < 6 else f"Clear lungs {number}."
         commit(f"1.3.{number}", 9, SR, patient=f"P{number // 2}", **_report(text))
-    rows = _rows(training.catalogue_manifest(config, tmp_path / "studies.csv", seed=1))
+    rows = _rows(catalogue_manifest(config, tmp_path / "studies.csv", seed=1))
     assert len(rows) == 24
     for column in ("patient_id", "findings"):
         for value in {row[column] for row in rows}:
@@ -104,19 +104,19 @@ def test_what_is_gated_or_rejected_is_not_trained_on(site, tmp_path):
     commit("1.4.2", 1, patient="P2", state=InstanceState.GATED, reason="not a chest", embedding=None)
     commit("1.4.3", 1, patient="P3")
     commit("1.4.3", 9, NOTE, patient="P3", rejection=RejectionRecord("113001", ("1.4.3.1",)))
-    rows = _rows(training.catalogue_manifest(config, tmp_path / "studies.csv", seed=0))
+    rows = _rows(catalogue_manifest(config, tmp_path / "studies.csv", seed=0))
     assert [row["study_id"] for row in rows] == ["1.4.1"]
 
 
 def test_a_manifest_of_patients_is_readable_by_its_owner_alone(site, tmp_path):
     config, commit = site
     commit("1.5.1", 1)
-    assert training.catalogue_manifest(config, tmp_path / "studies.csv", seed=0).stat().st_mode & 0o077 == 0
+    assert catalogue_manifest(config, tmp_path / "studies.csv", seed=0).stat().st_mode & 0o077 == 0
 
 
 def test_an_empty_catalogue_is_refused_with_the_cure(site, tmp_path):
-    with pytest.raises(training.NothingToTrainOn, match="send studies"):
-        training.catalogue_manifest(site[0], tmp_path / "studies.csv", seed=0)
+    with pytest.raises(NothingToTrainOn, match="send studies"):
+        catalogue_manifest(site[0], tmp_path / "studies.csv", seed=0)
 
 
 def test_torchrun_does_not_write_the_manifest_in_every_process(site, tmp_path, monkeypatch):
@@ -152,4 +152,4 @@ def test_stack_names_the_run_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize(("text", "age"), [("063Y", "63"), ("006M", "0"), ("", ""), ("ABCY", "")])
 def test_an_age_string_becomes_years(text, age):
-    assert training._age(text) == age
+    assert _age(text) == age
