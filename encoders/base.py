@@ -36,6 +36,9 @@ FINDING_NAMES: tuple[str, ...] = (
 #: The findings that make a study abnormal: all but "No Finding" and "Support Devices" (protocol B).
 ABNORMAL_FINDINGS: tuple[str, ...] = FINDING_NAMES[1:13]
 
+#: Their columns in an array with 14.
+ABNORMAL_COLUMNS: list[int] = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
+
 
 class EncodersError(Exception):
     """Base of every error of the encoders package."""

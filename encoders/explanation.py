@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
 from encoders.common_subspace import CommonSubspaceEncoder
-from encoders.towers.projection import ABNORMAL, FLOOR, MOST_FINDINGS
+from encoders.towers.projection import FLOOR, MOST_FINDINGS
 from encoders.towers.scda import attended_boxes, crop
 from encoders.towers.subspace import IMAGE
 
@@ -135,7 +135,7 @@ def _vectors(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
     if not projection.findings_weight:
         return appearance
     slope, offset = (torch.from_numpy(part).to(features.device) for part in (encoder._slope, encoder._offset))
-    probabilities = torch.sigmoid(model.findings(features, embedding) * slope + offset)[:, ABNORMAL]
+    probabilities = torch.sigmoid(model.findings(features, embedding) * slope + offset)[:, ABNORMAL_COLUMNS]
     block = projection.findings_weight[Basis.IMAGE.value] * probabilities.sqrt()
     length = block.norm(dim=1, keepdim=True)
     block = block * (MOST_FINDINGS / length).clamp_max(1)

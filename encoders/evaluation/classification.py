@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.base import FINDING_NAMES, Basis, Encoder, Float32, ReportText
-from encoders.evaluation.pools import ABNORMAL, Float, Pool
+from encoders.base import ABNORMAL_COLUMNS, FINDING_NAMES, Basis, Encoder, Float32, ReportText
+from encoders.evaluation.pools import Float, Pool
 from encoders.evaluation.resampling import auc_draws, interval, resamples
 from encoders.evaluation.systems import System
 from encoders.findings import label_array
@@ -129,7 +129,7 @@ def score_calibration(encoder: Encoder, vectors: Float32, pool: Pool, seed: int 
         return None
     if len(pairs) > MOST_PAIRS:
         pairs = pairs[np.random.default_rng(seed).permutation(len(pairs))[:MOST_PAIRS]]
-    known = np.nan_to_num(pool.labels[rows][:, ABNORMAL])
+    known = np.nan_to_num(pool.labels[rows][:, ABNORMAL_COLUMNS])
     cosines = metrics.cosine_ranking(vectors[rows], vectors[rows])[pairs[:, 0], pairs[:, 1]]
     shared = (known @ known.T > 0)[pairs[:, 0], pairs[:, 1]]
     scores = encoder.score(cosines.astype(np.float32), Basis.IMAGE, Basis.IMAGE)

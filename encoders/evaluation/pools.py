@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, ReportText
+from encoders.base import ABNORMAL_COLUMNS, ReportText
 from encoders.towers.text import report_text
 from encoders.training.manifest import ManifestError, Sample, read_manifest
 from encoders.training.metrics import same
 
 Float = NDArray[np.float64]
 Rows = NDArray[np.intp]
-
-ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
 #: Smaller pools are not judged: their intervals would span everything.
 LEAST_IMAGES = 20
@@ -59,7 +57,7 @@ class Pool:
     @property
     def abnormal(self) -> Float:
         """Return the labels of protocol B, (n, 12)."""
-        return self.labels[:, ABNORMAL]
+        return self.labels[:, ABNORMAL_COLUMNS]
 
     @property
     def texts(self) -> list[str]:

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.base import Encoder, Float32, UnreadableInstance
+from encoders.base import ABNORMAL_COLUMNS, Encoder, Float32, UnreadableInstance
 from encoders.encode_manifest import encode_manifest, read_image
-from encoders.evaluation.pools import ABNORMAL
 from encoders.preprocess import Preprocessing, squeeze, standardise
 from encoders.training.manifest import Sample
 from encoders.training.metrics import cosine_ranking
@@ -71,7 +70,7 @@ def classifier_system(model: System) -> System:
 
 def _abnormal(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return how many abnormal findings are expected in each row."""
-    return np.asarray(probabilities[:, ABNORMAL].sum(1), dtype=np.float64)
+    return np.asarray(probabilities[:, ABNORMAL_COLUMNS].sum(1), dtype=np.float64)
 
 
 def sickest_system(model: System) -> System:
@@ -96,7 +95,7 @@ def exchanged_system(model: System, samples: Sequence[Sample]) -> System:
     What is left of a figure was owed to the answers, not to the question.
     """
     labels = np.array([sample.labels for sample in samples], dtype=np.float64)
-    sick = np.nan_to_num(labels[:, ABNORMAL]).sum(1) > 0
+    sick = np.nan_to_num(labels[:, ABNORMAL_COLUMNS]).sum(1) > 0
 
     def score(rows: NDArray[np.intp]) -> NDArray[np.float64]:
         cosines = cosine_ranking(model.runs[0][rows], model.runs[0][rows])

@@ -22,10 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, Basis, Float32
 from encoders.towers.subspace import IMAGE, TEXT
-
-ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
 #: The findings block is never longer than this: something of a vector stays the study's own.
 MOST_FINDINGS = 0.97
@@ -87,7 +85,7 @@ class Projection:
     @property
     def dim(self) -> int:
         """Length of the vectors."""
-        return next(iter(self.bias.values())).size + (len(ABNORMAL) if self.findings_weight else 0)
+        return next(iter(self.bias.values())).size + (len(ABNORMAL_COLUMNS) if self.findings_weight else 0)
 
     def __call__(self, slots: Float32, probabilities: Float32, basis: Basis) -> Float32:
         """Return unit vectors (n, dim) of filled slots and probabilities (n, 14) of the findings."""
@@ -95,7 +93,7 @@ class Projection:
         appearance = unit_rows(np.asarray(slots @ self.matrix[modality] + self.bias[modality], dtype=np.float32))
         if not self.findings_weight:
             return appearance
-        block = np.float32(self.findings_weight[basis.value]) * np.sqrt(probabilities[:, ABNORMAL])
+        block = np.float32(self.findings_weight[basis.value]) * np.sqrt(probabilities[:, ABNORMAL_COLUMNS])
         length = np.linalg.norm(block, axis=1, keepdims=True)
         block *= np.minimum(1, MOST_FINDINGS / np.maximum(length, 1e-12))
         rest = np.sqrt(1 - np.minimum(length, MOST_FINDINGS) ** 2)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
 from encoders.checkpoint import FORMATS, WEIGHTS_FILE, write_card
 from encoders.preprocess import Preprocessing, sheet, standardise
 from encoders.tensors import Precision, write_tensors
@@ -32,8 +32,6 @@ from encoders.training.validation import finding_logits, frontal_rows, run
 
 #: Training images that details are cut out of, to teach the gate that they are no chests.
 CHESTS = 1000
-
-_ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +240,7 @@ def export(
     maps = score_maps(
         image,
         report,
-        held_out.labels[pairs][:, _ABNORMAL],
+        held_out.labels[pairs][:, ABNORMAL_COLUMNS],
         [held_out.samples[row].patient_id for row in pairs],
         prompts=prompts,
         prompt_labels=np.eye(len(ABNORMAL_FINDINGS)),

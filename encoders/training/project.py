@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from encoders.base import Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, Basis, Float32
 from encoders.towers.projection import Projection, descriptor, image_slots, sigmoid, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays
-from encoders.training.validation import ABNORMAL, Outputs
+from encoders.training.validation import Outputs
 
 Float = NDArray[np.float64]
 
@@ -108,7 +108,7 @@ def canonical_maps(x: Float, y: Float, penalty: float, kept: int) -> tuple[Float
 def _healthy(labels: Float32) -> NDArray[np.bool_]:
     """Return which rows are known to have no abnormal finding."""
     known = ~np.isnan(labels).all(1)
-    return np.asarray(known & (np.nan_to_num(labels[:, ABNORMAL]).sum(1) == 0))
+    return np.asarray(known & (np.nan_to_num(labels[:, ABNORMAL_COLUMNS]).sum(1) == 0))
 
 
 def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions) -> Projection:

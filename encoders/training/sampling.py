@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES
+from encoders.base import ABNORMAL_COLUMNS
 from encoders.training.arrays import Arrays
-
-_ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 
 
 def image_weights(
@@ -22,7 +20,7 @@ def image_weights(
         fitting = [prefix for prefix in by_dataset if sample.dataset.startswith(prefix)]
         if fitting:
             weights[row] = by_dataset[max(fitting, key=len)]
-    sick = np.nan_to_num(arrays.labels[:, _ABNORMAL]).sum(1) > 0
+    sick = np.nan_to_num(arrays.labels[:, ABNORMAL_COLUMNS]).sum(1) > 0
     weights[sick] *= abnormal
     weights[arrays.frontal == 0] *= lateral
     return weights

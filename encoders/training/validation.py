@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES, Float32
+from encoders.base import ABNORMAL_COLUMNS, Float32
 from encoders.preprocess import Preprocessing
 from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.towers.subspace import IMAGE
@@ -15,7 +15,6 @@ from encoders.training import metrics
 from encoders.training.arrays import Arrays
 from encoders.training.augment import plain, standardised
 
-ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 MIN_POSITIVES = 2
 #: Sources with fewer images than this are too noisy to watch.
 MIN_IMAGES = 100
@@ -108,10 +107,10 @@ def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[st
     for source in sorted({s.dataset for s in arrays.samples}):
         rows = frontal_rows(arrays, source)
         labels = arrays.labels[rows]
-        if len(rows) < MIN_IMAGES or np.nansum(labels[:, ABNORMAL]) < 20:
+        if len(rows) < MIN_IMAGES or np.nansum(labels[:, ABNORMAL_COLUMNS]) < 20:
             continue
         groups = [arrays.samples[row].patient_id for row in rows]
-        b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL], groups)
+        b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL_COLUMNS], groups)
         result[f"{source}.ndcg"] = b.means()["ndcg@10"]
         result[f"{source}.auc"] = mean_auc(outputs.logits["findings"][rows][:, 1:], labels[:, 1:])
         if outputs.direct:
@@ -119,7 +118,7 @@ def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[st
             result[f"{source}.auc_both"] = mean_auc(both[:, 1:], labels[:, 1:])
         if outputs.normal.any():
             seen = np.sqrt(np.maximum(outputs.features[rows], 0) + 1e-4) - outputs.normal
-            d = image_retrieval(seen, labels[:, ABNORMAL], groups)
+            d = image_retrieval(seen, labels[:, ABNORMAL_COLUMNS], groups)
             result[f"{source}.ndcg_descriptor"] = d.means()["ndcg@10"]
         for name, values in arrays.auxiliary.items():
             known = rows[~np.isnan(values[rows]).all(1)] if values.shape[1] else rows[:0]
