@@ -33,6 +33,7 @@ import structlog
 from storage.base import SpooledInstance
 from storage.incoming import Incoming
 from storage.journal import Journal, SpoolUnavailable
+from storage.snapshot import sync
 
 log = structlog.get_logger(__name__)
 
@@ -71,14 +72,6 @@ class _Entry:
     error: Exception | None = None
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class Spool:
     """The durable queue in `directory`; open it once in each process.
 
@@ -97,7 +90,7 @@ class Spool:
             for folder in (self._objects, directory / "incoming"):
                 folder.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o700)                  # patients' objects
-            _fsync(directory)
+            sync(directory)
             self._make_folders()
         except OSError as error:
             raise SpoolUnavailable(f"the spool in {directory} cannot be opened: {error}") from error
@@ -159,8 +152,8 @@ class Spool:
              time.time())
         )
         try:
-            _fsync(path)                            # after the link: on ext4 one journal commit carries both
-            _fsync(target.parent)
+            sync(path)                              # after the link: on ext4 one journal commit carries both
+            sync(target.parent)
             accepted = self._commit(entry)
         except (OSError, SpoolUnavailable):
             target.unlink()
@@ -385,7 +378,7 @@ class Spool:
         """Make all folders of objects: one that is made when its first object comes costs that object a flush."""
         for name in {f"{number:02x}" for number in range(256)} - set(os.listdir(self._objects)):
             (self._objects / name).mkdir(exist_ok=True)
-        _fsync(self._objects)                       # also when another process has just made them
+        sync(self._objects)                         # also when another process has just made them
 
     def _spooled(self, row: tuple[Any, ...]) -> SpooledInstance:
         spool_id, name, sop_class, sop_instance, syntax, digest, size_bytes, calling, received_at, deaths = row

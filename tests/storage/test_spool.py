@@ -231,7 +231,7 @@ path = spool.new_file()
 path.write_bytes(b"content")
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 if stage == "writing": die()
-if stage == "linked": module._fsync = die
+if stage == "linked": module.sync = die
 if stage == "flushed": spool._commit = die
 if stage == "journalled":
     unlink = Path.unlink
