@@ -167,6 +167,7 @@ def export(
     quiet: bool = False,
 ) -> None:
     """Make a checkpoint of a run; text and scores are fitted on its first data set with reports, or as options say."""
+    from encoders.checkpoint import read_card
     from encoders.training.build import find_run, load_run
     from encoders.training.export import ExportOptions, read_options
     from encoders.training.export import export as make_checkpoint
@@ -187,6 +188,8 @@ def export(
     with _bars(quiet) as move:
         made = make_checkpoint(folder, out, options, manifest, lambda what, done, of: move(what, done, of, ""))
     click.echo(f"checkpoint: {made}")
+    if not read_card(made)["views"]:
+        click.echo("it does not tell frontal from lateral images and treats them alike; [loss] view = 0.1 teaches it")
 
 
 def _portable(arguments: Sequence[str]) -> str:

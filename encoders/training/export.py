@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter
+from torch import nn
 
 from encoders.base import ABNORMAL_COLUMNS, ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
 from encoders.checkpoint import FORMATS, WEIGHTS_FILE, write_card
@@ -26,7 +27,7 @@ from encoders.training.features import with_features
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
-from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts
+from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts, tells_views
 from encoders.training.trainer import select
 from encoders.training.validation import finding_logits, frontal_rows, run
 
@@ -204,7 +205,8 @@ def export(
 ) -> Path:
     """Write the checkpoint of a run; return its folder.
 
-    Projection and gate are fitted on training images, calibrations and threshold on validation images.
+    Projection and gate are fitted on training images, calibrations and threshold on validation images. A model that
+    does not tell frontal from lateral images says so in its card (``views``), and .5 of the view of every image.
 
     Parameters
     ----------
@@ -224,7 +226,12 @@ def export(
     chests = np.array(whole.images[:: max(1, len(whole.images) // CHESTS), : constants.size, : constants.size])
     held_out, whole = (with_features(model, arrays, constants, cache, progress) for arrays in (held_out, whole))
     arrays = subset(whole, balanced_rows(whole, options.per_source, options.seed))
-    known, seen = run(model, arrays, constants), run(model, held_out, constants)
+    known = run(model, arrays, constants)
+    views = tells_views(known.logits["view"], arrays.frontal)
+    if not views:
+        for parameter in model.subspace.coupling["view"].parameters():
+            nn.init.zeros_(parameter)                               # it says .5 of every image
+    seen = run(model, held_out, constants)
     projection = fit_projection(arrays, known, options.projection)
     slope, offset = platt(finding_logits(seen), held_out.labels)
     gate = fit_gate(
@@ -257,6 +264,7 @@ def export(
             "preprocessing": asdict(constants),
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
+            "views": views,
             "projection": {"root": projection.root, "findings_weight": dict(projection.findings_weight)},
             "dim": projection.dim,
             "calibration": {

@@ -23,6 +23,9 @@ from encoders.training.validation import Outputs
 
 Float = NDArray[np.float64]
 
+#: Of the frontal and of the lateral images, the share that a head must tell as such to be believed.
+TOLD_VIEWS = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectionOptions:
@@ -111,8 +114,19 @@ def _healthy(labels: Float32) -> NDArray[np.bool_]:
     return np.asarray(known & (np.nan_to_num(labels[:, ABNORMAL_COLUMNS]).sum(1) == 0))
 
 
+def tells_views(view: Float32, frontal: Float32) -> bool:
+    """Return whether logits of a frontal view (n, 1) tell most frontal and most lateral images, where there are any.
+
+    A head that no loss taught (``loss.view = 0``) does not.
+    """
+    said = view.reshape(-1) > 0
+    return all((said[frontal == truth] == truth).mean() >= TOLD_VIEWS for truth in (0, 1) if (frontal == truth).any())
+
+
 def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions) -> Projection:
     """Return the projection for a model's outputs on its training data.
+
+    Lateral images have a centre of their own where the model tells the views (`tells_views`).
 
     Raises
     ------
@@ -130,7 +144,8 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     width = outputs.text_features.shape[1]
     centre, word_centre = looks[front & normal].mean(0), words[text_normal].mean(0)
     aside = home & lateral & normal
-    sideways = looks[aside].mean(0) - centre if aside.any() else np.zeros_like(centre)
+    known = aside.any() and tells_views(outputs.logits["view"], arrays.frontal)
+    sideways = looks[aside].mean(0) - centre if known else np.zeros_like(centre)
     seen = looks - centre - lateral[:, None] * sideways
     pairs = np.flatnonzero(front & (arrays.text >= 0))
     told = arrays.text[pairs]

@@ -1,5 +1,6 @@
 """A whole small training: phantoms in, a checkpoint out that the encoder loads."""
 
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from encoders.base import ReportText
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
+from encoders.towers.subspace import IMAGE
 from encoders.training import validation
 from encoders.training.build import RunError, load_run
 from encoders.training.experiment import ExperimentError, load_experiment
@@ -27,6 +29,26 @@ def test_a_run_becomes_a_checkpoint_that_encodes_both_modalities(tmp_path, small
     assert images.embeddings.shape == reports.embeddings.shape == (1, 32)
     assert np.isfinite(images.embeddings).all()
     assert np.isfinite(reports.embeddings).all()
+
+
+def test_a_model_that_was_not_taught_the_views_says_so_and_takes_none_for_granted(tmp_path, manifest, small_experiment):
+    rows = manifest.read_text().splitlines()
+    shutil.copytree(manifest.parent, tmp_path / "set")
+    path = tmp_path / "set" / manifest.name
+    laterals = [line.replace(",frontal,", ",lateral,") for line in rows[1:]]
+    path.write_text("\n".join(rows + laterals) + "\n")
+    tiny = small_experiment(tmp_path)
+    sections = {
+        "data": tiny.data.model_copy(update={"manifest": path}),
+        "loss": tiny.loss.model_copy(update={"view": 0.0}),
+    }
+    train(tiny.model_copy(update=sections), tmp_path / "run")
+    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
+    encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
+    assert encoder.card["views"] is False
+    assert not encoder._projection.matrix[IMAGE][-1].any()
+    assert encoder.encode_images([draw(99, 64)[0]]).frontal == 0.5
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(tmp_path, small_experiment):

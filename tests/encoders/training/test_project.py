@@ -1,0 +1,57 @@
+"""The projection is fitted on what the model really tells."""
+
+import numpy as np
+import pytest
+
+from encoders.base import FINDING_NAMES
+from encoders.towers.subspace import IMAGE
+from encoders.training.arrays import Arrays
+from encoders.training.manifest import Sample
+from encoders.training.project import ProjectionOptions, fit_projection, tells_views
+from encoders.training.validation import Outputs
+
+FRONTAL, LATERAL, CHANNELS, DIM = 40, 20, 24, 8
+
+
+@pytest.fixture
+def arrays():
+    n = FRONTAL + LATERAL
+    samples = tuple(Sample("iu-xray", f"s{row}", f"p{row}", None) for row in range(n))
+    labels = np.zeros((n, len(FINDING_NAMES)), np.float32)
+    frontal = np.repeat(np.array([1, 0], np.float32), [FRONTAL, LATERAL])
+    text = np.where(frontal == 1, np.arange(n), -1)
+    texts = tuple(f"text {row}" for row in range(FRONTAL))
+    nothing = np.zeros(n, np.int64)
+    return Arrays(samples, nothing, labels, {}, frontal, nothing, text, texts, labels[:FRONTAL], {})
+
+
+def outputs(view):
+    """Return what a model says whose lateral images look otherwise, and which says this of the views."""
+    generator = np.random.default_rng(0)
+
+    def drawn(*shape):
+        return generator.normal(size=shape).astype(np.float32)
+
+    features = np.abs(drawn(FRONTAL + LATERAL, CHANNELS))
+    features[FRONTAL:] += 2
+    logits, nothing = {"view": np.array(view, np.float32)[:, None]}, np.zeros(0, np.float32)
+    return Outputs(
+        features, drawn(len(features), DIM), logits, {}, nothing, drawn(FRONTAL, CHANNELS), drawn(FRONTAL, DIM), {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("lateral_logit", "told"), [(-5.0, True), (5.0, False)], ids=["a head that tells them", "one that nobody taught"]
+)
+def test_lateral_images_are_seen_from_lateral_ones_only_where_the_model_tells_them(arrays, lateral_logit, told):
+    said = outputs([5.0] * FRONTAL + [lateral_logit] * LATERAL)
+    options = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    assert bool(fit_projection(arrays, said, options).matrix[IMAGE][-1].any()) is told
+
+
+def test_a_head_tells_views_when_it_knows_most_of_each_that_there_is():
+    view = np.array([[2], [1], [3], [-1], [-2]], np.float32)
+    both, one = np.array([1, 1, 1, 0, 0], np.float32), np.array([1, 1, 1, np.nan, np.nan], np.float32)
+    assert tells_views(view, both)
+    assert not tells_views(np.abs(view), both)
+    assert tells_views(np.abs(view), one)
