@@ -59,6 +59,10 @@ class ReportState(StrEnum):
     PRELIMINARY = "PRELIMINARY"
     FINAL = "FINAL"
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[ReportState], tuple[str]]:
+        """Pickle by value: Python 3.11.2 (Debian 12) would name ``getattr``, which a worker takes from nobody."""
+        return type(self), (self.value,)
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceHeader:

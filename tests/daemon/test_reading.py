@@ -5,6 +5,7 @@ import pickle
 import signal
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from daemon import reading
 from daemon.reading import ReaderPool
+from encoders.base import Report, ReportState
 from encoders.readers import read_instance
 from storage.base import SpooledInstance
 from storage.renditions import Renditions
@@ -119,6 +121,13 @@ def test_an_answer_that_would_run_code_is_refused():
 
     with pytest.raises(pickle.UnpicklingError, match="system is not something that a reader returns"):
         reading.loads_allowed(pickle.dumps(Hostile()))
+
+
+def test_a_report_comes_out_of_a_decoder_process_of_debian_12_too(monkeypatch):
+    by_name = lambda member, protocol: (getattr, (type(member), member.name))  # noqa: E731  (enum of Python 3.11.2)
+    monkeypatch.setattr(StrEnum, "__reduce_ex__", by_name)
+    for state in ReportState:
+        assert reading.loads_allowed(pickle.dumps(Report("Clear lungs.", "", state=state))).state is state
 
 
 def test_decoder_processes_do_not_load_torch():
