@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import daemon
-from daemon.config import Config
+from daemon.config import Config, ConfigError
+from daemon.service_status import heartbeats
+from daemon.tls import tls_context
 from encoders.base import EncodersError
 from encoders.checkpoint import model_info
 from encoders.runtimes import require
@@ -47,6 +49,11 @@ def _files(config: Config) -> list[str]:
         faults.append("tls: certificate and key belong together; name both or neither")
     if config.tls.certificate and config.tls.require_client_certificate and not config.tls.ca:
         faults.append("tls.ca: needed to check the certificates of peers; name it, or require none of them")
+    if not faults:
+        try:
+            tls_context(config.tls)
+        except ConfigError as error:
+            faults.append(str(error))
     return faults
 
 
@@ -66,12 +73,41 @@ def _model(config: Config) -> list[str]:
 
 def check(config: Config) -> list[str]:
     """Return one sentence for each fault, none when the service can be started."""
-    faults = _own_daemon() + _directory(config.storage.directory) + _files(config) + _model(config)
+    closed = _directory(config.storage.directory)
+    faults = _own_daemon() + closed + _files(config) + _model(config)
     if (config.ingest.host, config.ingest.port) == (config.similar.host, config.similar.port):
         faults.append("ingest.port and similar.port are the same; each application entity needs its own")
-    for title, section in (("ingest.port", config.ingest), ("similar.port", config.similar)):
-        faults += _port(title, section.host, section.port)
+    running = set() if closed else {beat["role"] for beat in heartbeats(config.storage.directory)}
+    for role, name, section in (("listener", "ingest", config.ingest), ("finder", "similar", config.similar)):
+        if role not in running:                     # else it is the service itself that has the port
+            faults += _port(f"{name}.port", section.host, section.port)
     for number, peer in enumerate(config.peers):
         if peer.ae_title == "*" and not peer.address:
             faults.append(f"peers.{number}: any title from any address may {', '.join(peer.rights)}; name one of them")
+    return faults
+
+
+def check_parts(config: Config) -> list[str]:
+    """Return one sentence for each part that cannot be loaded: index engine, encoder, device; imports their libraries.
+
+    A role that starts says the same; who only looks at the configuration wants to know before.
+    """
+    from encoders.registry import ENCODERS, factory_of
+    from storage.base import StorageError
+    from storage.index.registry import engine
+
+    faults = []
+    try:
+        engine(config.index.type)
+    except StorageError as error:
+        faults.append(str(error))
+    try:
+        if config.encoder.type not in ENCODERS:
+            factory_of(config.encoder.type)
+        if config.encoder.device not in ("cpu", "auto"):
+            from encoders.common_subspace import chosen_device
+
+            chosen_device(config.encoder.device)
+    except EncodersError as error:
+        faults.append(str(error))
     return faults

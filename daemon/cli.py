@@ -29,6 +29,7 @@ def cli() -> None:
 def run(config_path: Path | None, role: str | None, index: int) -> None:
     """Serve: start listener, worker and finder and watch over them, until SIGTERM or Ctrl-C."""
     config = load(config_path)
+    os.umask(os.umask(0o077) | 0o007)               # what is kept of patients is nobody else's to read
     if role:
         if role == "worker":                        # before numpy is imported: threads of OpenBLAS that wait spin
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,13 +43,15 @@ def run(config_path: Path | None, role: str | None, index: int) -> None:
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("cxrfind.toml"))
-def init(path: Path) -> None:
+@click.option("--directory", type=click.Path(path_type=Path, file_okay=False),
+              help="Where the service keeps everything; default: cxrfind-data in the folder that it is started in.")
+def init(path: Path, directory: Path | None) -> None:
     """Write a commented configuration to PATH (cxrfind.toml)."""
     from daemon.example_config import example_config
 
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(example_config())
+            file.write(example_config(directory))
     except FileExistsError:
         raise click.ClickException(f"{path} is there already; name another file or move it away") from None
     click.echo(f"{path} written; edit it, then: cxrfind check-config --config {path}")
@@ -58,10 +61,10 @@ def init(path: Path) -> None:
 @config_option
 def check_config(config_path: Path | None) -> None:
     """Say whether the configuration can be used, and every fault with its line and cure."""
-    from daemon.checks import check
+    from daemon.checks import check, check_parts
 
     config = load(config_path)
-    faults = check(config)
+    faults = check(config) + check_parts(config)
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
@@ -204,3 +207,10 @@ def main() -> None:
     except (ConfigError, EncodersError, StorageError) as error:
         click.echo(f"cxrfind: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.filename is None:                  # of no file: a fault of ours
+            raise
+        denied = isinstance(error, PermissionError)
+        cure = "run this as the user that it belongs to" if denied else "mend that or name another one"
+        click.echo(f"cxrfind: {error.filename}: {(error.strerror or 'cannot be used').lower()}; {cure}", err=True)
+        sys.exit(1)

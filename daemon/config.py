@@ -13,6 +13,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 Right = Literal["store", "query", "text", "mode_c", "retrieve"]
@@ -84,7 +85,6 @@ class StorageSection(_Section):
 class CatalogueSection(_Section):
     """The only truth."""
 
-    type: str = Field("sqlite", description="sqlite, or module:Class")
     url: str = Field("", description="SQLAlchemy URL; empty: catalogue.db in the storage directory")
 
 
@@ -269,6 +269,11 @@ def load(path: Path | None = None) -> Config:
         return Config(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, source, text)) from error
+    except SettingsError as error:                  # a variable of a whole section
+        name = (re.search(r'"(\w+)"', str(error)) or ["", "SECTION"])[1].upper()
+        raise ConfigError(
+            f"environment variable {ENV_PREFIX}{name}: not valid JSON; set its keys one by one: {ENV_PREFIX}{name}__KEY"
+        ) from error
 
 
 __all__ = ["Config", "ConfigError", "PeerSection", "Right", "load"]

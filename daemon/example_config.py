@@ -43,8 +43,14 @@ def _section(model: BaseModel) -> list[str]:
     return lines
 
 
-def example_config() -> str:
-    """Return a TOML text that names every section and key with its meaning and default, all commented out."""
+def example_config(directory: Path | None = None) -> str:
+    """Return a TOML text that names every section and key with its meaning and default, all commented out.
+
+    Parameters
+    ----------
+    directory : Path or None
+        Set as the storage directory, made absolute.
+    """
     defaults = Config.model_construct()
     lines = [_HEAD.rstrip()]
     for name in Config.model_fields:
@@ -53,4 +59,7 @@ def example_config() -> str:
             lines += ["", f"# {(type(section).__doc__ or '').strip()}", f"[{name}]", *_section(section)]
     lines += [_PEERS.rstrip(), "#[[peers]]"]
     lines += _section(PeerSection(ae_title="PACS", address="192.0.2.10", port=104))
+    if directory is not None:
+        at = lines.index(f"#directory = {_value(defaults.storage.directory)}")
+        lines[at] = f"directory = {_value(directory.absolute())}"
     return "\n".join(lines) + "\n"

@@ -277,7 +277,12 @@ def _serve(name: str, config: Config, stop: threading.Event, beat: Heartbeat, in
             worker.run(config, stop, beat.ready.set, index, shown)
         case "finder":
             from daemon import finder
+            from storage.index.registry import UnknownEngine, engine
 
+            try:
+                engine(config.index.type)
+            except UnknownEngine as error:
+                raise ConfigError(str(error)) from error
             beat.facts = shown.copy
             def ready() -> None:
                 collect_less()

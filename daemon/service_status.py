@@ -48,8 +48,9 @@ def collect(config: Config) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``ready`` (bool), ``model_id``, ``generation``, ``images_searchable``, ``reports_searchable``, ``studies``,
-        ``spool_depth``, ``gated``, ``quarantined`` and more; numbers are 0 where nothing is kept yet.
+        ``ready`` (bool), ``starting`` (roles that run and are not ready yet), ``model_id``, ``generation``,
+        ``images_searchable``, ``reports_searchable``, ``studies``, ``spool_depth``, ``gated``, ``quarantined`` and
+        more; numbers are 0 where nothing is kept yet.
     """
     from encoders.base import EncodersError
     from encoders.checkpoint import model_info
@@ -61,6 +62,7 @@ def collect(config: Config) -> dict[str, Any]:
     running = {role: sum(beat["role"] == role for beat in alive) for role in ROLES}
     wanted = process_counts(config)
     facts: dict[str, Any] = {
+        "starting": sorted({beat["role"] for beat in alive if not beat.get("ready")}),
         "ready": all(running[role] >= wanted[role] for role in ROLES) and all(beat.get("ready") for beat in alive),
         "model_id": finder.get("model_id", ""),
         "runtime": ", ".join(sorted({beat["runtime"] for beat in alive if beat.get("runtime")})),
@@ -118,10 +120,12 @@ def as_text(facts: Mapping[str, Any]) -> str:
     shown = dict(facts)
     processes, wanted = shown.pop("processes"), shown.pop("processes_configured")
     state = "ready" if shown.pop("ready") else "not ready"
+    starting = shown.pop("starting")
     missing = [
         role if not processes[role] else f"{role} {processes[role]} of {wanted[role]}"
         for role in ROLES if processes[role] < wanted[role]
     ]  # fmt: skip
-    lines = [f"cxrfind is {state}" + (f" (not running: {', '.join(missing)})" if missing else "")]
+    why = [f"{what}: {', '.join(which)}" for what, which in (("not running", missing), ("starting", starting)) if which]
+    lines = [f"cxrfind is {state}" + (f" ({'; '.join(why)})" if why else "")]
     lines += [f"  {name.replace('_', ' '):20} {value}" for name, value in shown.items() if value is not None]
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from encoders.base import (
 from encoders.checkpoint import EARLIER_FORMATS, SHIPPED, model_id, read_card, verify_weights
 from encoders.findings import label_array
 from encoders.preprocess import Preprocessing, sheet, sheet_shape, standardise, tower_sizes
-from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, require
+from encoders.runtimes import TORCH, Engine, Outputs, RuntimeChoice, RuntimeUnusable, require
 from encoders.runtimes.choosing import Probe, choose
 from encoders.runtimes.engines import TorchEngine
 from encoders.runtimes.graph import GraphFile, ImageGraph
@@ -69,10 +69,22 @@ def restore_text_tower(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return a torch device; ``auto``: CUDA when there is one."""
+    """Return a torch device; ``auto``: CUDA when there is one.
+
+    Raises
+    ------
+    RuntimeUnusable
+        If there is no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RuntimeUnusable(
+            f'encoder.device = "{name}" cannot be used here ({reason}); set "cpu" or "auto"'
+        ) from error
 
 
 class CommonSubspaceEncoder:

@@ -27,6 +27,24 @@ def _common_subspace(checkpoint: Path | None, device: str, threads: int, runtime
 ENCODERS: dict[str, BuiltIn] = {"common-subspace": _common_subspace}
 
 
+def factory_of(type: str) -> EncoderFactory:
+    """Return what makes an encoder that is none of ENCODERS: ``module:Class``.
+
+    Raises
+    ------
+    UnknownEncoder
+        If there is no such encoder.
+    """
+    module_name, _, attribute = type.partition(":")
+    if not attribute:
+        raise UnknownEncoder(f"there is no encoder {type!r}; known: {', '.join(ENCODERS)}, or module:Class")
+    try:
+        factory: EncoderFactory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownEncoder(f"encoder {type!r} cannot be imported: {error}; install it in cxrfind's venv") from error
+    return factory
+
+
 def load_encoder(
     type: str = "common-subspace",
     checkpoint: Path | None = None,
@@ -64,14 +82,7 @@ def load_encoder(
         raise RuntimeUnusable(
             f'encoder.runtime = "{runtime.name}" is for {", ".join(ENCODERS)}, not for {type!r}; leave it out'
         )
-    module_name, _, attribute = type.partition(":")
-    if not attribute:
-        raise UnknownEncoder(f"there is no encoder {type!r}; known: {', '.join(ENCODERS)}, or module:Class")
-    try:
-        factory: EncoderFactory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UnknownEncoder(f"encoder {type!r} cannot be imported: {error}; install it in cxrfind's venv") from error
-    return factory(checkpoint, device, threads)
+    return factory_of(type)(checkpoint, device, threads)
 
 
 __all__ = ["ENCODERS", "CheckpointError", "UnknownEncoder", "load_encoder"]

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli import cli
+from daemon.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +73,32 @@ def test_init_writes_a_configuration_that_can_be_loaded_and_never_overwrites_one
     assert again.exit_code == 1
     assert "there already" in again.output
     assert path.read_text(encoding="utf-8") == "# mine\n"
+
+
+def test_init_writes_where_the_service_keeps_everything_so_that_every_command_finds_it(tmp_path):
+    path = tmp_path / "cxrfind.toml"
+    assert CliRunner().invoke(cli, ["init", str(path), "--directory", str(tmp_path / "kept")]).exit_code == 0
+    assert load(path).storage.directory == tmp_path / "kept"
+
+
+def test_a_file_that_cannot_be_used_is_one_sentence_with_a_cure(tmp_path):
+    done = cxrfind("init", str(tmp_path / "nowhere" / "cxrfind.toml"))
+    assert done.returncode == 1
+    assert done.stderr == f"cxrfind: {tmp_path}/nowhere/cxrfind.toml: no such file or directory; mend that or name " \
+        "another one\n"
+
+
+def test_what_the_service_keeps_is_nobody_else_s_to_read(tmp_path):
+    ports = '[ingest]\nport = 0\n[similar]\nhost = "127.0.0.2"\nport = 0\n'
+    (tmp_path / "cxrfind.toml").write_text(f'{ports}[encoder]\ntype = "nope:Class"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", "run", "--config", "cxrfind.toml"], cwd=tmp_path, umask=0,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert "nope:Class" in done.stderr
+    kept = [tmp_path / "cxrfind-data", *(tmp_path / "cxrfind-data").rglob("*")]
+    assert {"cxrfind-data", "run", "spool"} <= {path.name for path in kept}
+    assert [path for path in kept if path.stat().st_mode & 0o007] == []
 
 
 def test_a_fault_in_the_configuration_is_one_sentence_without_traceback(tmp_path):

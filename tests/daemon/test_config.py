@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from daemon.checks import check
+from daemon.checks import check, check_parts
 from daemon.config import ConfigError, EncoderSection, load
 from daemon.example_config import example_config
+from daemon.roles import heartbeat_path, run_folder, write_heartbeat
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -32,6 +34,43 @@ def test_a_runtime_that_is_not_installed_or_not_for_the_device_is_a_fault_that_s
     assert any("pip install 'cxrfind[openvino]'" in fault for fault in check(config))
     config = load().model_copy(update={"encoder": EncoderSection(runtime="auto")})
     assert not any("runtime" in fault for fault in check(config))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[index]\ntype = 'nope'\n", "index.type = 'nope' is neither"),
+        ("[encoder]\ntype = 'nope:Class'\n", "encoder 'nope:Class' cannot be imported"),
+        ("[encoder]\ndevice = 'quantum'\n", 'encoder.device = "quantum" cannot be used here'),
+    ],
+)
+def test_a_part_that_cannot_be_loaded_is_a_fault_before_the_service_starts(tmp_path, text, fault):
+    (said,) = check_parts(load(write(tmp_path, text)))
+    assert said.startswith(fault)
+    assert check_parts(load()) == []
+
+
+def test_tls_files_that_hold_no_certificate_are_a_fault(tmp_path):
+    pem = tmp_path / "x.pem"
+    pem.write_text("nothing")
+    path = write(tmp_path, f"[tls]\ncertificate = '{pem}'\nkey = '{pem}'\nca = '{pem}'\n")
+    assert any("check the PEM files" in fault for fault in check(load(path)))
+
+
+def test_a_port_that_the_running_service_has_itself_is_no_fault(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        text = f"[ingest]\nport = {own.getsockname()[1]}\n[similar]\nport = 0\n[storage]\ndirectory = '{tmp_path}'\n"
+        config = load(write(tmp_path, text))
+        assert any("ingest.port" in fault for fault in check(config))
+        run_folder(tmp_path)
+        write_heartbeat(heartbeat_path(tmp_path, "listener", 0), {"ready": True})
+        assert not any("ingest.port" in fault for fault in check(config))
+
+
+def test_a_variable_of_a_whole_section_that_is_no_json_is_named_with_the_way_to_set_one_key(monkeypatch):
+    monkeypatch.setenv("CXRFIND_INGEST", "abc")
+    with pytest.raises(ConfigError, match="CXRFIND_INGEST: not valid JSON; set its keys one by one"):
+        load()
 
 
 def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):

@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from daemon import service_status
+from daemon.config import StorageSection, load
 from daemon.notify import Notifier
-from daemon.roles import FINDER_ENVIRONMENT, WORKER_NICENESS, Heartbeat, heartbeat_path, read_heartbeat, run_folder
+from daemon.roles import (
+    FINDER_ENVIRONMENT,
+    WORKER_NICENESS,
+    Heartbeat,
+    heartbeat_path,
+    read_heartbeat,
+    run_folder,
+    write_heartbeat,
+)
 
 
 @pytest.fixture
@@ -61,6 +71,16 @@ def test_a_heartbeat_that_is_missing_or_torn_is_empty(path):
     assert read_heartbeat(path) == {}
     path.write_text('{"pid": 1')
     assert read_heartbeat(path) == {}
+
+
+def test_status_says_which_roles_are_still_starting(tmp_path):
+    config = load().model_copy(update={"storage": StorageSection(directory=tmp_path)})
+    run_folder(tmp_path)
+    for role, ready in (("listener", True), ("worker", False), ("finder", True)):
+        write_heartbeat(heartbeat_path(tmp_path, role, 0), {"ready": ready})
+    facts = service_status.collect(config)
+    assert (facts["ready"], facts["starting"]) == (False, ["worker"])
+    assert service_status.as_text(facts).splitlines()[0] == "cxrfind is not ready (starting: worker)"
 
 
 def test_a_role_that_does_not_exist_is_a_fault_of_the_configuration_and_says_which_there_are(tmp_path):

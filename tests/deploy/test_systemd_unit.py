@@ -50,5 +50,12 @@ def test_the_environment_of_the_unit_is_one_that_cxrfind_accepts(monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     config = load()
-    assert str(config.storage.directory) == "/var/lib/cxrfind"
     assert config.log.format == "json"
+
+
+def test_the_documented_installation_writes_into_the_configuration_where_the_unit_lets_the_service_write(service):
+    wanted = service["WorkingDirectory"]
+    assert wanted == f"/var/lib/{service['StateDirectory']}"
+    for text in ((DEPLOY / "README.md").read_text(), (DEPLOY / "cxrfind.service").read_text()):
+        assert re.findall(r"cxrfind init .*--directory (\S+)", text) == [wanted]
+    assert "STORAGE__DIRECTORY" not in (DEPLOY / "cxrfind.service").read_text()     # it would win over the file
