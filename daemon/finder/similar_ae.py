@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from daemon.finder import identifiers, relay, responses
 from daemon.finder.answers import AnswerWriter, may_be_kept
 from daemon.finder.errors import FinderError, TooManyMatches
 from daemon.finder.exchange import Exchange, QueryingAssociation
+from daemon.finder.haste import Haste
 from daemon.finder.similarity import Similarity
 from daemon.finder.wire import Element, Syntax, name_of
 from daemon.network import Caller, Server, caller_of, rights_of, serve
@@ -97,6 +99,7 @@ class Service:
     def __init__(self, config: Config, finder: Finder) -> None:
         self.config, self.finder = config, finder
         self._provenance = _provenance(config)
+        self._haste = Haste()
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request; whatever goes wrong becomes its final status."""
@@ -135,7 +138,9 @@ class Service:
         if request.similarity is not None and request.similarity.text:
             exchange.need("text")
         pending = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
-        count, outcome = exchange.send_found(pending, self._answers(request, exchange.syntax), Outcome(SUCCESS))
+        similarity = request.similarity             # text starts threads of torch
+        with self._haste.hastened() if similarity is not None and not similarity.text else nullcontext():
+            count, outcome = exchange.send_found(pending, self._answers(request, exchange.syntax), Outcome(SUCCESS))
         log.info(
             "query.answered",
             calling_ae_title=exchange.caller.ae_title,

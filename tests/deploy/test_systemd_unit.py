@@ -11,6 +11,7 @@ import pytest
 
 from daemon import supervisor
 from daemon.config import load
+from daemon.finder.haste import NICER
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -41,6 +42,10 @@ def test_systemd_waits_longer_than_the_supervisor_needs_to_end_its_roles(service
 def test_the_watchdog_waits_until_the_supervisor_has_dealt_with_a_silent_role(service):
     assert service["Type"] == "notify"
     assert float(service["WatchdogSec"].rstrip("s")) > 2 * supervisor.HUNG_AFTER_S
+
+
+def test_the_unit_lets_queries_go_before_the_worker(service):
+    assert int(service["LimitNICE"]) == -NICER
 
 
 def test_the_environment_of_the_unit_is_one_that_cxrfind_accepts(monkeypatch):
