@@ -13,15 +13,26 @@ _PDU_HEADER, _PDV_HEADER = struct.Struct(">BBL"), struct.Struct(">LB")
 _LARGEST = 128 * 1024
 
 
+def room_of(maximum_length: int) -> int:
+    """Return how many bytes of a command or data set fit into a PDU; `maximum_length` as in `fragments`."""
+    return max(2, (maximum_length or _LARGEST) - 6)
+
+
+def whole(data: bytes, context_id: int, is_command: bool) -> bytes:
+    """Return the PDU of a command or data set of 1 to `room_of` bytes: what `fragments` gives, in half of the time."""
+    size = len(data)
+    control = _COMMAND | _LAST if is_command else _LAST
+    return _HEADER.pack(_P_DATA_TF, 0, size + 6, size + 2, context_id, control) + data
+
+
 def fragments(data: bytes, context_id: int, is_command: bool, maximum_length: int) -> Iterator[bytes]:
     """Return the PDUs of a command or data set, each with one fragment.
 
     `maximum_length` is what the peer announced; 0: no limit.
     """
-    room = max(2, (maximum_length or _LARGEST) - 6)
+    room = room_of(maximum_length)
     if 0 < len(data) <= room:
-        control, size = (_COMMAND if is_command else 0) | _LAST, len(data)
-        return iter((_HEADER.pack(_P_DATA_TF, 0, size + 6, size + 2, context_id, control) + data,))
+        return iter((whole(data, context_id, is_command),))
     return _cut(data, context_id, is_command, room)
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -36,17 +36,37 @@ class _Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Number:
-    """One number of the match: tag and length, then its `field` `pack`ed."""
+class _Numbers:
+    """Numbers of the match one behind the other, made in one go.
 
-    head: bytes
-    pack: Callable[[float], bytes]
-    field: str
+    Attributes
+    ----------
+    heads : sequence of bytes
+        Before each number: its tag and length, and what is the same in all answers between it and the one before.
+    codes : str
+        How they are packed, ``"<"`` or ``">"`` in front; `fields` of the match.
+    """
+
+    heads: Sequence[bytes]
+    codes: str
+    fields: Sequence[str]
+
+    def followed_by(self, between: bytes, other: _Numbers) -> _Numbers:
+        """Return these numbers and more behind them."""
+        heads = (*self.heads, between + other.heads[0], *other.heads[1:])
+        return _Numbers(heads, self.codes + other.codes[1:], (*self.fields, *other.fields))
+
+    def column(self, matches: Sequence[Match]) -> list[bytes]:
+        """Return the elements of each match."""
+        sizes = "".join(f"{len(head)}s{code}" for head, code in zip(self.heads, self.codes[1:], strict=True))
+        values = (map(attrgetter(field), matches) for field in self.fields)
+        columns = chain.from_iterable(zip(map(repeat, self.heads), values, strict=True))
+        return list(map(struct.Struct(self.codes[0] + sizes).pack, *columns))
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
-        """Return the element of a match."""
+        """Return the elements of a match."""
         assert match is not None
-        return self.head + self.pack(getattr(match, self.field))
+        return self.column([match])[0]
 
 
 _Part = bytes | _Known | _Make
@@ -131,9 +151,11 @@ class AnswerWriter:
         for part, piece in zip(self._plan.parts, others, strict=True):
             if part is _example:
                 constant += self._example + piece
-            else:
-                columns += (repeat(constant, len(matches)), self._column(part, kept, matches))
-                constant = piece
+                continue
+            if constant:
+                columns.append(repeat(constant, len(matches)))
+            columns.append(self._column(part, kept, matches))
+            constant = piece
         columns.append(repeat(constant, len(matches)))
         return list(map(b"".join, zip(*columns, strict=True)))
 
@@ -141,9 +163,8 @@ class AnswerWriter:
         self, part: _Known | _Make, kept: Sequence[Sequence[bytes]], matches: Sequence[Match]
     ) -> Iterable[bytes]:
         """Return one part of each answer; `kept`: the columns of what is kept of the matches' studies."""
-        if isinstance(part, _Number):
-            head, pack = part.head, part.pack
-            return [head + pack(value) for value in map(attrgetter(part.field), matches)]
+        if isinstance(part, _Numbers):
+            return part.column(matches)
         if not isinstance(part, _Known):
             return [part(_NOTHING, match) for match in matches]
         if self._syntax.implicit_vr:
@@ -178,10 +199,14 @@ def _plan(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _T
         parts[STUDY_DESCRIPTION] = _made(STUDY_DESCRIPTION, syntax)
     parts |= _private(request, answered, syntax)
     in_order = [parts[tag] for tag in sorted(parts)]
-    pieces, varying = [b""], []
+    pieces: list[bytes] = [b""]
+    varying: list[_Known | _Make] = []
     for part in in_order:
         if isinstance(part, bytes):
             pieces[-1] += part
+        elif isinstance(part, _Numbers) and varying and isinstance(varying[-1], _Numbers):
+            varying[-1] = varying[-1].followed_by(pieces[-1], part)
+            pieces[-1] = b""
         else:
             varying.append(part)
             pieces.append(b"")
@@ -242,11 +267,11 @@ def _made(tag: int, syntax: Syntax) -> _Make:
 def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
     """Return a part that holds one number of the match."""
     (code, field), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
-    number = struct.Struct(order + code)
     empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, syntax)
     width = 4 if syntax.implicit_vr else 2
-    head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", number.size)
-    return _Number(head, number.pack, field)
+    size = struct.calcsize(order + code)
+    head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", size)
+    return _Numbers((head,), order + code, (field,))
 
 
 def _standard(

@@ -18,7 +18,7 @@ from daemon.command_set import FindRequest, find_request, find_response
 from daemon.config import Right
 from daemon.finder.errors import NotAuthorised
 from daemon.finder.wire import Syntax
-from daemon.fragments import fragments
+from daemon.fragments import fragments, room_of, whole
 from daemon.network import Caller, ServedAssociation
 from daemon.reactor import QuickUpperLayer
 from daemon.status import CANCELLED, Outcome
@@ -127,14 +127,18 @@ class Exchange:
             has gone.
         """
         messages, limit = self.assoc.dimse, self.assoc.dimse.maximum_pdu_size
+        context_id, room = self.context_id, room_of(limit)
         find = FindRequest(self.request.MessageID, str(self.request.AffectedSOPClassUID))
         command = b"".join(
-            fragments(find_response(find, pending, with_data_set=True), self.context_id, True, limit)
+            fragments(find_response(find, pending, with_data_set=True), context_id, True, limit)
         )
         held: list[bytes] = []
         sent = held_count = held_bytes = 0
         for identifier in identifiers:
-            held += (command, *fragments(identifier, self.context_id, False, limit))
+            if 0 < len(identifier) <= room:
+                held += (command, whole(identifier, context_id, False))
+            else:
+                held += (command, *fragments(identifier, context_id, False, limit))
             held_count += 1
             held_bytes += len(command) + len(identifier)
             if held_bytes >= _WRITE_BYTES:
@@ -148,7 +152,7 @@ class Exchange:
         if self.is_cancelled:
             held, held_count, final = [], 0, Outcome(CANCELLED)
         last = find_response(find, final.status, final.comment, final.offending)
-        messages.send_pdus([*held, *fragments(last, self.context_id, True, limit)])
+        messages.send_pdus([*held, *fragments(last, context_id, True, limit)])
         return sent + held_count, final
 
 

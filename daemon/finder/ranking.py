@@ -119,18 +119,15 @@ class Ranking:
             pool.allowed = self._allowed(pool.leg)
 
     def _search(self, pool: _Pool) -> None:
-        best: dict[str, Candidate] = {}
         pool.worst = -2.0
         labels, similarities = self._indexes.nearest(pool.leg.kind, pool.leg.vector, pool.reach, pool.allowed)
         if len(labels) >= pool.reach:
             pool.worst = similarities[-1]
         owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-        for similarity, owner in zip(similarities, owners, strict=True):
-            if owner is not None:
-                found = (-similarity, *owner)
-                study = owner[0]
-                if study not in best or found < best[study]:
-                    best[study] = found
+        best: dict[str, Candidate] = {              # of each study its first, nearest: backwards, the first stays
+            owner[0]: (-similarity, *owner)
+            for similarity, owner in zip(reversed(similarities), reversed(owners), strict=True) if owner is not None
+        }  # fmt: skip
         # what lies beyond the last neighbour may still beat, or tie, what is no better than that
         certain = -pool.worst
         passing, own = self._passing, self._query_studies

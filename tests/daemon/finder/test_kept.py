@@ -44,9 +44,13 @@ ATTRIBUTES = st.fixed_dictionaries({}, optional={f"{tag:08X}": element_of(vr_of(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ATTRIBUTES, st.sampled_from([Syntax(True, True), Syntax(False, True)]), st.sets(st.sampled_from(list(ASKED))))
-def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked):
-    request = FindRequest("STUDY", {tag: ASKED[tag] for tag in asked}, {}, 0x11, PRIVATE)
+@given(
+    ATTRIBUTES, st.sampled_from([Syntax(True, True), Syntax(False, True)]), st.sets(st.sampled_from(list(ASKED))),
+    st.just(set(PRIVATE)) | st.sets(st.sampled_from(list(PRIVATE))),
+)  # fmt: skip
+def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked, told):
+    private_keys = {offset: PRIVATE[offset] for offset in sorted(told)}
+    request = FindRequest("STUDY", {tag: ASKED[tag] for tag in asked}, {}, 0x11, private_keys)
     record = StudyRecord("1.2", "P", attributes, {}, (), None, "PACS")
     kept = kept_of(record, {})
     assert may_be_kept(request, syntax)
