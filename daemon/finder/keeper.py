@@ -162,11 +162,13 @@ class Keeper:
         return self._similarity is not None and self._similarity.indexes.snapshot()
 
     def probe_recall(self) -> float:
-        """Return, keep and log recall@10 of the image index against exact search, after raising ef where it is low."""
+        """Return, keep and log recall@10 of the kind with the least, after making searches deeper where it is low."""
         began = time.perf_counter()
-        self.last_recall = recall = self.similarity.indexes.keep_recall(Kind.IMAGE)
+        recalls = self.similarity.indexes.keep_recall()
+        kind = min(recalls, key=lambda each: recalls[each])
+        self.last_recall = recall = recalls[kind]
         write = log.warning if recall < 0.95 else log.info
-        write("index.recall_probed", recall_at_10=round(recall, 4), probe_ms=_ms(began))
+        write("index.recall_probed", recall_at_10=round(recall, 4), kind=kind.value, probe_ms=_ms(began))
         return recall
 
     def _counts(self) -> dict[str, int]:

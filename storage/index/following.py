@@ -249,13 +249,17 @@ class IndexSet:
             wanted += len(exact)
         return min(1.0, found / wanted) if wanted else 1.0
 
-    def keep_recall(self, kind: Kind, wanted: float = 0.99) -> float:
-        """Return `probe_recall` after making searches go deeper, while they find less than wanted and can."""
-        recall, index = self.probe_recall(kind), self._indexes[kind]
-        while recall < wanted and index.deepen():
-            log.info("index.deepened", kind=kind.value, recall_at_10=round(recall, 4))
+    def keep_recall(self, wanted: float = 0.99) -> dict[Kind, float]:
+        """Return each kind's `probe_recall` after making searches go deeper, while they find less than wanted and can.
+        """
+        recalls = {}
+        for kind, index in self._indexes.items():
             recall = self.probe_recall(kind)
-        return recall
+            while recall < wanted and index.deepen():
+                log.info("index.deepened", kind=kind.value, recall_at_10=round(recall, 4))
+                recall = self.probe_recall(kind)
+            recalls[kind] = recall
+        return recalls
 
     # ------------------------------------------------------------------------------------ snapshots
 

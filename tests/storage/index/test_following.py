@@ -144,7 +144,15 @@ def test_searches_go_deeper_until_they_find_enough(archive, open_set, settings):
     archive.commit(*(archive.image(f"1.{n}") for n in range(700)))
     indexes = open_set(replace(settings, m=4, ef_construction=16, ef_search=10))
     shallow = indexes.probe_recall(Kind.IMAGE)
-    assert indexes.keep_recall(Kind.IMAGE) >= 0.99 > (shallow if settings.type == "hnsw" else 0)
+    assert indexes.keep_recall()[Kind.IMAGE] >= 0.99 > (shallow if settings.type == "hnsw" else 0)
+
+
+def test_the_recall_of_every_kind_is_kept(archive, open_set, settings):
+    for n in range(700):
+        archive.commit(archive.image(f"1.{n}"), archive.report(f"1.{n}"))
+    indexes = open_set(replace(settings, m=4, ef_construction=16, ef_search=10))
+    assert min(indexes.keep_recall().values()) >= 0.99
+    assert all(indexes.probe_recall(kind) >= 0.99 for kind in Kind)
 
 
 def test_searches_and_snapshots_go_on_while_it_follows(archive, open_set):

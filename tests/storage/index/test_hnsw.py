@@ -104,8 +104,32 @@ def test_a_search_that_the_graph_cannot_answer_is_answered_by_a_scan():
     assert index.search(query, 400) == exact.search(query, 400)
 
 
+def test_searches_go_deeper_in_the_graph_while_that_takes_less_than_a_scan_and_then_scan():
+    index, exact = filled(6000, m=4, ef_construction=10, ef_search=10), ExactIndex(DIM)
+    exact.add(np.arange(6000), unit_rows(6000))
+    queries, depths = unit_rows(30, seed=4), []
+    agree = [{n.label for n in index.search(q, 10)} == {n.label for n in exact.search(q, 10)} for q in queries]
+    assert not all(agree)
+    while index.deepen():
+        depths.append(index.ef_search)
+    assert depths == [20, 40, 80, 80]
+    for query in queries:
+        assert {n.label for n in index.search(query, 10)} == {n.label for n in exact.search(query, 10)}
+    index.add(np.arange(6000, 12_000), unit_rows(6000, seed=5))     # more than a scan was quicker for
+    assert index.deepen()
+    assert index.ef_search == 160
+
+
+def test_searches_go_no_deeper_than_there_is_a_limit_to(monkeypatch):
+    monkeypatch.setattr(hnsw, "CODES_FOR_ONE_EF", 0)
+    index = filled(600, ef_search=100)
+    while index.deepen():
+        pass
+    assert index.ef_search == 3200 <= hnsw.LARGEST_EF
+
+
 def test_many_allowed_are_sieved_out_of_the_graph_s_answers(monkeypatch):
-    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
+    monkeypatch.setattr(hnsw, "CODES_FOR_ONE_EF", 1)
     index, exact = filled(6000, ef_search=50), ExactIndex(DIM)
     exact.add(np.arange(6000), unit_rows(6000))
     for share in (0.9, 0.5, 0.2, 0.05):
@@ -121,7 +145,7 @@ def test_many_allowed_are_sieved_out_of_the_graph_s_answers(monkeypatch):
 
 
 def test_allowed_vectors_far_from_the_query_are_found_by_widening(monkeypatch):
-    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
+    monkeypatch.setattr(hnsw, "CODES_FOR_ONE_EF", 1)
     index, vectors = filled(6000, ef_search=20), unit_rows(6000)
     query = unit_rows(1, seed=9)[0]
     farthest = np.sort(np.argsort(vectors @ query)[:2500])
@@ -131,7 +155,7 @@ def test_allowed_vectors_far_from_the_query_are_found_by_widening(monkeypatch):
 
 
 def test_what_passes_on_one_side_only_is_found_as_well_from_the_other(monkeypatch):
-    monkeypatch.setattr(hnsw, "SCANNED_FOR_ONE_EF", 1)
+    monkeypatch.setattr(hnsw, "CODES_FOR_ONE_EF", 1)
     index, vectors = filled(6000, ef_search=30, m=8, ef_construction=60), unit_rows(6000)
     exact = ExactIndex(DIM)
     exact.add(np.arange(6000), vectors)
