@@ -70,7 +70,8 @@ def test_what_lies_on_the_other_side_is_found_as_well():
     assert found >= 0.99 * 10 * len(queries)
 
 
-def test_of_noise_that_no_sketch_can_tell_apart_enough_codes_are_read():
+def test_of_noise_that_no_sketch_can_tell_apart_enough_codes_are_read(monkeypatch):
+    monkeypatch.setattr(module, "_TELLING", 0)
     rows, queries = noise(12_000), noise(40, seed=1)
     codes, sketch = sketched(rows)
     found, every = 0, np.arange(len(rows))
@@ -88,6 +89,15 @@ def test_a_query_of_another_kind_than_the_rows_is_answered():
         _, cosines, blur = sketch.scan(codes, query, np.arange(len(rows)), 10)
         kth = np.sort(unit(rows) @ query)[-10]
         assert np.sort(cosines)[-10] >= kth - blur
+
+
+def test_vectors_that_a_few_directions_do_not_tell_have_no_sketch(tmp_path):
+    codes, sketch = sketched(np.concatenate([noise(DIM * 40), on_a_surface(200)]))
+    sketch.save(tmp_path)
+    for each in (sketch, Sketch.load(tmp_path, codes)):
+        near, cosines, _ = each.scan(codes, noise(1, seed=1)[0], np.arange(3000), 10)
+        assert each.count == 0
+        assert len(near) == len(cosines) == 3000
 
 
 def test_of_few_vectors_all_are_left():
