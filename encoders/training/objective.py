@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import ABNORMAL_FINDINGS, FINDING_NAMES
+from encoders.base import ABNORMAL_COLUMNS
 from encoders.towers.model import MultimodalModel
 from encoders.towers.subspace import IMAGE
 from encoders.training.experiment import LossSection
@@ -17,7 +17,6 @@ from encoders.training.losses.jaccard import jaccard, weighted_contrastive
 from encoders.training.losses.smooth_ap import smooth_graded_ap
 from encoders.training.losses.triplet import semi_hard_triplet
 
-ABNORMAL = [FINDING_NAMES.index(name) for name in ABNORMAL_FINDINGS]
 #: Share of a batch's mean that enters the running mean of normal features.
 MOMENTUM = 0.05
 
@@ -80,7 +79,7 @@ def _descriptor(model: MultimodalModel, features: Tensor, batch: Batch, temperat
     are only ever negatives.
     """
     rooted = model.descriptor(features)
-    findings = batch.labels[:, ABNORMAL]
+    findings = batch.labels[:, ABNORMAL_COLUMNS]
     sick = findings.nan_to_num(0).sum(1) > 0
     normal = ~torch.isnan(batch.labels).all(1) & ~sick
     if model.training and bool(normal.any()):
