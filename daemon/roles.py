@@ -117,8 +117,13 @@ def heartbeat_path(directory: Path, role: str, index: int) -> Path:
 def write_heartbeat(path: Path, facts: Mapping[str, Any]) -> None:
     """Replace a heartbeat in one step: nobody ever reads half of one."""
     temporary = path.with_suffix(f".{os.getpid()}.new")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "at": time.time(), **facts}), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps({"pid": os.getpid(), "at": time.time(), **facts}), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:                                 # a full disk: what was last said stays, and that we live
+        temporary.unlink(missing_ok=True)
+        path.touch()
+        raise
 
 
 def read_heartbeat(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from encoders.base import ABNORMAL_COLUMNS, Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, Basis, EncodersError, Float32
 from encoders.towers.projection import Projection, descriptor, image_slots, sigmoid, text_slots, unit_rows
 from encoders.towers.subspace import IMAGE, TEXT
 from encoders.training.arrays import Arrays
@@ -27,6 +27,10 @@ Float = NDArray[np.float64]
 TOLD_VIEWS = 0.8
 
 
+class NothingToFitOn(EncodersError):
+    """The training data lack what the projection is fitted on; the message says what and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectionOptions:
     """Choices made on validation; the weights are root mean square lengths of a block before normalising.
@@ -36,7 +40,7 @@ class ProjectionOptions:
     paired : str
         Prefix of the data set whose normal studies are the centre and whose pairs lead reports to images.
     descriptor_dim, embedding_dim, canonical_dim : int
-        Directions kept in each block; with the 12 findings they are the vectors' length.
+        Directions kept in each block, fewer where there are not so many; with the 12 findings the vectors' length.
     findings_weight, report_findings_weight, text_findings_weight : float
         w of the findings block, √p of each abnormal finding times w, for images, reports and texts that are asked for.
         A report is sure of what it says; it is held low so that an image finds its own one, and not that with the most
@@ -104,6 +108,7 @@ def canonical_maps(x: Float, y: Float, penalty: float, kept: int) -> tuple[Float
 
     white_x, white_y = whitener(x), whitener(y)
     left, correlation, right = np.linalg.svd(white_x @ (x.T @ y) @ white_y)
+    kept = min(kept, len(correlation))
     root = np.sqrt(correlation[:kept])
     return white_x @ left[:, :kept] * root, white_y @ right.T[:, :kept] * root
 
@@ -130,7 +135,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
 
     Raises
     ------
-    ValueError
+    NothingToFitOn
         If the paired data set has no normal frontal images with reports.
     """
     frontal, lateral = arrays.frontal == 1, arrays.frontal == 0
@@ -138,7 +143,10 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     normal, text_normal = _healthy(arrays.labels), _healthy(arrays.text_labels)
     front = home & frontal
     if not ((front & normal).any() and text_normal.any()):
-        raise ValueError(f"{options.paired}: no normal studies with a frontal image and a report to fit on")
+        raise NothingToFitOn(
+            f"{options.paired}: no normal studies with a frontal image and a report to fit on; export with --options, "
+            "[projection] paired = another data set of the manifest, or train with --no-export"
+        )
     looks, places = descriptor(outputs.features, options.root).astype(np.float64), unit_rows(outputs.embeddings)
     words = text_slots(outputs.text_features, outputs.text_embeddings).astype(np.float64)
     width = outputs.text_features.shape[1]
@@ -161,7 +169,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     view = outputs.logits["view"]
     slots = image_slots(outputs.features, outputs.embeddings, view, options.root).astype(np.float64)[front]
     place_centre = places[front & normal].mean(0)
-    no_look, no_place = np.zeros((len(centre), options.embedding_dim)), np.zeros(places.shape[1])
+    no_look, no_place = np.zeros((len(centre), place_axes.shape[1])), np.zeros(places.shape[1])
     seen_from = np.concatenate([centre, no_place, [0.0]])
 
     def of_looks(axes: Float) -> Float:
@@ -173,7 +181,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
             (seen_from, of_looks(look_axes)),
             (
                 np.concatenate([np.zeros_like(centre), place_centre, [0.0]]),
-                np.concatenate([no_look, place_axes, np.zeros((1, options.embedding_dim))]),
+                np.concatenate([no_look, place_axes, np.zeros((1, place_axes.shape[1]))]),
             ),
             (seen_from, of_looks(look_canon)),
         ],
@@ -183,7 +191,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
         words,
         [
             (word_centre, lead),
-            (word_centre, np.concatenate([np.zeros((width, options.embedding_dim)), place_axes])),
+            (word_centre, np.concatenate([np.zeros((width, place_axes.shape[1])), place_axes])),
             (word_centre, word_canon),
         ],
         options.text_weights,

@@ -73,6 +73,22 @@ def test_a_heartbeat_that_is_missing_or_torn_is_empty(path):
     assert read_heartbeat(path) == {}
 
 
+def test_a_role_that_cannot_write_its_heartbeat_any_more_still_shows_that_it_lives(path):
+    program = (
+        "import os, resource, sys, time; from pathlib import Path; from daemon.roles import Heartbeat\n"
+        "path = Path(sys.argv[1])\n"
+        "with Heartbeat(path):\n"
+        "    while not path.exists(): time.sleep(0.02)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"                     # as if the disk were full
+        "    os.utime(path, (0, 0))\n"
+        "    until = time.monotonic() + 20\n"
+        "    while path.stat().st_mtime == 0 and time.monotonic() < until: time.sleep(0.02)\n"
+        "    print(path.stat().st_mtime > 0, [other.name for other in path.parent.iterdir()])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert "True ['worker-0.json']" in done.stdout.splitlines()
+
+
 def test_status_says_which_roles_are_still_starting(tmp_path):
     config = load().model_copy(update={"storage": StorageSection(directory=tmp_path)})
     run_folder(tmp_path)

@@ -1,5 +1,7 @@
 """The projection is fitted on what the model really tells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from encoders.base import FINDING_NAMES
 from encoders.towers.subspace import IMAGE
 from encoders.training.arrays import Arrays
 from encoders.training.manifest import Sample
-from encoders.training.project import ProjectionOptions, fit_projection, tells_views
+from encoders.training.project import NothingToFitOn, ProjectionOptions, fit_projection, tells_views
 from encoders.training.validation import Outputs
 
 FRONTAL, LATERAL, CHANNELS, DIM = 40, 20, 24, 8
@@ -47,6 +49,18 @@ def test_lateral_images_are_seen_from_lateral_ones_only_where_the_model_tells_th
     said = outputs([5.0] * FRONTAL + [lateral_logit] * LATERAL)
     options = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
     assert bool(fit_projection(arrays, said, options).matrix[IMAGE][-1].any()) is told
+
+
+def test_a_model_with_fewer_directions_than_are_asked_for_gives_shorter_vectors(arrays):
+    said = outputs([5.0] * FRONTAL + [-5.0] * LATERAL)
+    projection = fit_projection(arrays, said, ProjectionOptions())
+    assert {part.size for part in projection.bias.values()} == {CHANNELS + DIM + CHANNELS}
+
+
+def test_training_data_without_a_normal_study_are_refused_with_the_cure(arrays):
+    sick = replace(arrays, labels=np.ones_like(arrays.labels))
+    with pytest.raises(NothingToFitOn, match=r"iu-xray: no normal studies.*--no-export"):
+        fit_projection(sick, outputs([5.0] * FRONTAL + [-5.0] * LATERAL), ProjectionOptions())
 
 
 def test_a_head_tells_views_when_it_knows_most_of_each_that_there_is():
