@@ -53,6 +53,12 @@ _EXAMPLE_TAG = b"\x99\x00\x01\x10"
 _REPEATED_BYTES = 4096
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_UID = 64
+_DAY = r"\d{4}(?:\.?(?:0[1-9]|1[0-2])(?:\.?(?:0[1-9]|[12]\d|3[01]))?)?"
+_MOMENT = r"(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?"
+#: One, or a range of two of which one may be missing (PS3.4 C.2.2.2.5); a year alone, dots and colons as archives do.
+_RANGES = {
+    vr: re.compile(rf"(?=.*\d)(?:{part})?(?:\s*-\s*(?:{part})?)?") for vr, part in (("DA", _DAY), ("TM", _MOMENT))
+}
 #: Each example costs questions to the Catalogue; a mean of more says nothing any longer.
 _MAXIMUM_EXAMPLES = 64
 
@@ -213,6 +219,7 @@ def _standard(elements: Mapping[int, Element]) -> tuple[str, dict[int, Element],
         raise BadIdentifier("QueryRetrieveLevel must be STUDY, SERIES or IMAGE", (QUERY_RETRIEVE_LEVEL,))
     keys = {tag: element for tag, element in elements.items() if not tag >> 16 & 1 and tag >> 16 > 2}
     _check_hierarchy(level, keys)
+    _check_ranges(keys)
     return (
         level,
         {tag: element for tag, element in keys.items() if tag not in (SPECIFIC_CHARACTER_SET, 0x00080201)},
@@ -239,6 +246,18 @@ def _check_hierarchy(level: str, keys: Mapping[int, Element]) -> None:
     for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
         if not all(value == "*" or _UID.fullmatch(str(value)) for value in values_of(keys.get(tag))):
             raise BadIdentifier("a UID key is no UID", (tag,))
+
+
+def _check_ranges(keys: Mapping[int, Element]) -> None:
+    """Refuse a date or time that is none: nothing matches it, which reads as if there were no such studies."""
+    for tag, element in keys.items():
+        wanted = _RANGES.get(element["vr"])
+        if wanted is None:
+            continue
+        for value in values_of(element):
+            if value != "*" and not wanted.fullmatch(str(value).strip(" \0")):
+                form = "YYYYMMDD or YYYYMMDD-YYYYMMDD" if element["vr"] == "DA" else "HHMMSS or HHMMSS-HHMMSS"
+                raise BadIdentifier(f"a key is not {form}", (tag,))
 
 
 # ---------------------------------------------------------------------------------------------- mode S

@@ -1,8 +1,10 @@
 """Requests in, responses out, without a network."""
 
+import struct
 from io import BytesIO
 
 import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -38,6 +40,16 @@ def asked(level="STUDY", private_keys=None, block=None, syntax=EXPLICIT, **keys)
     buffer.is_implicit_VR, buffer.is_little_endian = syntax
     write_dataset(buffer, dataset)
     return buffer.parent.getvalue()
+
+
+def asked_as_bytes(tag, vr, value):
+    """Return a request with a key that pydicom would not write."""
+    elements = sorted([(0x00080052, "CS", "STUDY"), (tag, vr, value)])
+    return b"".join(
+        struct.pack("<HH2sH", each >> 16, each & 0xFFFF, kind.encode(), len(text) + len(text) % 2)
+        + text.encode().ljust(len(text) + len(text) % 2)
+        for each, kind, text in elements
+    )
 
 
 def similarity_response(request, match, flags, model_id, provenance):
@@ -322,3 +334,29 @@ def test_bytes_of_the_examples_tag_inside_a_value_are_no_example():
         request = parse(data, IMPLICIT)
         assert request == identifiers._parsed(data, IMPLICIT)
         assert request.similarity.uids == (uid.decode().strip("\0"),)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "2026-01-01"), ("StudyDate", "20269999-"), ("StudyDate", "2026*"), ("StudyDate", "-"),
+        ("PatientBirthDate", "01.02.1950"), ("StudyTime", "25"), ("StudyTime", "10h30"),
+    ],
+)  # fmt: skip
+def test_what_is_no_date_or_time_is_refused_with_its_element(keyword, value):
+    tag = tag_for_keyword(keyword)
+    assert offending(asked_as_bytes(tag, dictionary_VR(tag), value)) == (tag,)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "20260131"), ("StudyDate", "2026.01.31-"), ("StudyDate", "-20260131 "), ("StudyDate", "2026"),
+        ("StudyDate", "202601-202602"), ("StudyDate", "*"), ("StudyDate", ""),
+        ("StudyTime", "10-1130"), ("StudyTime", "10:30:60.5"),
+    ],
+)  # fmt: skip
+def test_dates_times_and_ranges_of_them_are_taken(keyword, value):
+    tag = tag_for_keyword(keyword)
+    request = parse(asked_as_bytes(tag, dictionary_VR(tag), value), EXPLICIT)
+    assert identifiers.values_of(request.keys[tag]) == ([value.strip()] if value else [])
