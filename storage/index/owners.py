@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from binascii import unhexlify
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -19,9 +20,31 @@ _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 Texts = NDArray[np.bytes_]
 
 
-def _with_texts(column: Texts, start: int, texts: Sequence[str]) -> Texts:
+#: Half a byte for each character of a UID, none of them 0 (numpy takes zeros off the end), f where one is left over;
+#: what no UID has becomes what no hexadecimal number has.
+_PACK = bytes(b"123456789ab"[place] if (place := b"0123456789.".find(code)) >= 0 else 0 for code in range(256))
+_UNPACK = str.maketrans("123456789ab", "0123456789.")
+_NOT_PACKED = b"\xff"
+
+
+def _packed(uid: str) -> bytes:
+    """Return a UID in half of its bytes, or with one more where it is none; see `_unpacked`."""
+    text = uid.encode()
+    try:
+        return unhexlify(text.translate(_PACK) + b"f" * (len(text) % 2))
+    except ValueError:
+        return _NOT_PACKED + text
+
+
+def _unpacked(packed: bytes) -> str:
+    if packed.startswith(_NOT_PACKED):
+        return packed[1:].decode()
+    return packed.hex().rstrip("f").translate(_UNPACK)
+
+
+def _with_texts(column: Texts, start: int, texts: Sequence[bytes]) -> Texts:
     """Return a column of text with these from row `start` on; wider where one of them needs it."""
-    new = np.asarray([text.encode() for text in texts], dtype=np.bytes_)
+    new = np.asarray(texts, dtype=np.bytes_)
     if new.dtype.itemsize > column.dtype.itemsize:
         column = column.astype(new.dtype)
     column = np.asarray(grown(column, start + len(new)))
@@ -30,7 +53,7 @@ def _with_texts(column: Texts, start: int, texts: Sequence[str]) -> Texts:
 
 
 class Owners:
-    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 100 bytes each, and four for each
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 80 bytes each, and four for each
     number from the first label to the last.
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
@@ -47,7 +70,7 @@ class Owners:
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
-        self._sops: Texts = np.zeros(0, dtype="S1")                   # as wide as the longest of them
+        self._sops: Texts = np.zeros(0, dtype="S1")                 # packed, as wide as the longest of them
         self._sop_count = 0
         self._numbers: dict[str, int] = {}                          # of studies
         self._uids: list[str] = []                                  # of studies, by number; interned
@@ -72,7 +95,7 @@ class Owners:
             self._next_row = np.asarray(grown(self._next_row, rows[-1].label + 1 - self._first_label))
         for name in ("_labels", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
-        sops = [row.sop_instance_uid for row in rows if row.sop_instance_uid]
+        sops = [_packed(row.sop_instance_uid) for row in rows if row.sop_instance_uid]
         self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
         for place, row in enumerate(rows, start):
             number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
@@ -135,7 +158,7 @@ class Owners:
     def sop_instance_uid(self, row: int) -> str:
         """Return the SOPInstanceUID of a row, "" of a JOINT one."""
         place = self._row_sop[row]
-        return bytes(self._sops[place]).decode() if place >= 0 else ""
+        return _unpacked(bytes(self._sops[place])) if place >= 0 else ""
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
@@ -185,7 +208,7 @@ class Owners:
         studies = np.asarray([uid.encode() for uid in self._uids], dtype=np.bytes_)
         np.savez(
             folder / _FILE, labels=self._labels[live], kinds=self._kinds[live], row_study=self._row_study[live],
-            row_sop=row_sop, sops=self._sops[places[named]], studies=studies,
+            row_sop=row_sop, packed_sops=self._sops[places[named]], studies=studies,
         )
 
     @classmethod
@@ -194,7 +217,11 @@ class Owners:
         owners = cls()
         with np.load(folder / _FILE, allow_pickle=False) as file:
             owners._labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
-            owners._row_sop, owners._sops, uids = file["row_sop"], file["sops"], file["studies"].tolist()
+            owners._row_sop, uids = file["row_sop"], file["studies"].tolist()
+            if "packed_sops" in file:
+                owners._sops = file["packed_sops"]
+            else:                                                   # of a snapshot made before they were packed
+                owners._sops = _with_texts(owners._sops, 0, [_packed(sop.decode()) for sop in file["sops"].tolist()])
         count, studies, owners._sop_count = len(owners._labels), len(uids), len(owners._sops)
         if not count == len(owners._kinds) == len(owners._row_study) == len(owners._row_sop) or (
             count

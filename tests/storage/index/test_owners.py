@@ -95,6 +95,26 @@ def test_uids_longer_than_the_standard_allows_are_kept_whole(owners, tmp_path):
         assert held.labels_of(Kind.IMAGE, [study]).tolist() == [20]
 
 
+@pytest.mark.parametrize("sop", ["1", "10", "1.00", "0.0", "1.2.840.113619.2.55.3." + "4" * 42, "f", "1.2 ", "1\xff2"])
+def test_uids_are_kept_as_they_came_in_half_of_their_bytes(owners, tmp_path, sop):
+    owners.put([row(20, Kind.IMAGE, "1.3", sop)])
+    for held in (owners, loaded(owners, tmp_path)):
+        assert held.owner(20) == ("1.3", sop)
+        assert held.owner(7) == ("1.2", "1.2.1")
+        assert held._sops.itemsize <= 32
+
+
+def test_a_snapshot_made_before_uids_were_packed_is_read(tmp_path):
+    filled().save(tmp_path)
+    with np.load(tmp_path / "owners.npz") as file:
+        columns = dict(file)
+    columns["sops"] = np.asarray([b"1.1.1", b"1.1.2", b"1.2.1", b"r"])
+    del columns["packed_sops"]
+    np.savez(tmp_path / "owners.npz", **columns)
+    held = Owners.load(tmp_path)
+    assert [held.owner(label) for label in (1, 2, 9)] == [("1.1", "1.1.1"), ("1.1", ""), ("1.2", "r")]
+
+
 def test_a_file_that_contradicts_itself_is_refused(tmp_path):
     owners = filled()
     owners._uids.pop()
