@@ -24,6 +24,8 @@ _UNSORTED = 4096
 #: 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
 _LOOK_UP_FROM, _LABELS_A_ROW = 1024, 8
 _CACHE_LINE = 64
+#: So many as near as the last one wanted are expected of a graph, at most.
+_TIES = 8
 #: So few labels are looked up sooner one by one.
 _FEW = 4
 
@@ -49,7 +51,7 @@ def unit_query(vector: Float32, dim: int) -> Float32:
     query = np.ascontiguousarray(vector, dtype=np.float32).reshape(-1)
     if query.shape != (dim,):
         raise BadVector(f"the query has {query.size} numbers and the index {dim}; use the model that made the index")
-    squares = float(query @ query)
+    squares = float(query.dot(query))                               # `@` takes 5 us more after a search
     if abs(squares - 1) < _NEXT_TO_1:
         return query
     exact = query.astype(np.float64)
@@ -328,10 +330,12 @@ class LabelTable:
 
     def nearest(self, nodes: NDArray[np.uint64], distances: Float32, k: int) -> Neighbours:
         """Return the best k live labels of nodes that a graph found, nearest first: what `neighbours` does, sooner."""
-        far = distances.tolist()
+        far = distances[: k + _TIES].tolist()
         count = min(k, len(far))
         while 0 < count < len(far) and far[count] == far[count - 1]:
             count += 1
+        if k < count == len(far) < len(distances):
+            return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
         last_row, row_live, row_before = self._last_row.data, self._row_live.data, self._row_before.data
         rows = [last_row[node] for node in nodes[:count].tolist()]
         if (self.live_rows != self.rows and not all([row_live[row] for row in rows])) or (
