@@ -94,7 +94,10 @@ def test_a_query_of_another_kind_than_the_rows_is_answered():
 def test_vectors_that_a_few_directions_do_not_tell_have_no_sketch(tmp_path):
     codes, sketch = sketched(np.concatenate([noise(DIM * 40), on_a_surface(200)]))
     sketch.save(tmp_path)
-    for each in (sketch, Sketch.load(tmp_path, codes)):
+    again = Sketch.load(tmp_path, codes)
+    codes.append(on_a_surface(5000))
+    for each in (sketch, again):
+        each.follow(codes)
         near, cosines, _ = each.scan(codes, noise(1, seed=1)[0], np.arange(3000), 10)
         assert each.count == 0
         assert len(near) == len(cosines) == 3000
