@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -43,13 +44,15 @@ class KeptScores:
         if self._model is not None and pair not in self._lines:
             return _listed(self._model, cosines, query, entry)
         at, known, slopes = self._lines[pair]
-        scores, last = [], len(at) - 1
+        scores, last, lower, upper = [], len(at) - 1, 0.0, 0.0
         for cosine in cosines:
-            place = bisect_right(at, cosine) - 1
-            if 0 <= place < last:
-                scores.append(known[place] + slopes[place] * (cosine - at[place]))
-            else:
-                scores.append(known[max(place, 0)])
+            if not lower <= cosine < upper:         # most lie between the same knots as the one before
+                place = bisect_right(at, cosine) - 1
+                lower = at[place] if place >= 0 else -math.inf
+                upper = at[place + 1] if place < last else math.inf
+                slope, place = slopes[place] if 0 <= place < last else 0.0, max(place, 0)
+                begin, base = at[place], known[place]
+            scores.append(base + slope * (cosine - begin))
         return scores
 
 
