@@ -21,7 +21,7 @@ _SHARE, _SAVED_S = 0.25, 0.1
 
 
 class Haste:
-    """Niceness that a thread has while it answers a query.
+    """Niceness of a thread that answers queries.
 
     Where the system refuses it (setpriority(2); RLIMIT_NICE, ``LimitNICE=``), and outside Linux, where a niceness is of
     processes, nothing is done; the log says so once.
@@ -31,7 +31,7 @@ class Haste:
         """Allow `share` of a core, 0..1, and at most `saved_s` seconds of CPU time at once."""
         self._share, self._saved_s = share, saved_s
         self._left_s, self._at = saved_s, time.monotonic()
-        self._counting = threading.Lock()
+        self._counting, self._thread = threading.Lock(), threading.local()
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         self._refused = not self._try()
 
@@ -50,19 +50,34 @@ class Haste:
     def hastened(self) -> Iterator[bool]:
         """Let this thread go before others while the block runs, if there is anything left of the share; tell whether.
 
-        Threads that it starts meanwhile would keep the niceness: it starts none.
+        It stays so until `usual`, or until nothing is left: a thread that waits with the usual niceness for the next
+        query first makes up for what it was ahead with this one. Threads that it starts would keep the niceness.
         """
-        if self._refused or not self._may():
+        if self._refused:
             yield False
             return
+        is_hastened = self._may()
+        self._set(is_hastened)
         began = time.thread_time()
-        os.setpriority(os.PRIO_PROCESS, 0, self._usual - NICER)    # on Linux: of this thread
         try:
-            yield True
+            yield is_hastened
         finally:
-            os.setpriority(os.PRIO_PROCESS, 0, self._usual)
-            with self._counting:
-                self._left_s -= time.thread_time() - began
+            if is_hastened:
+                with self._counting:
+                    self._left_s -= time.thread_time() - began
+                    left_s = self._left_s
+                if left_s <= 0:
+                    self._set(False)
+
+    def usual(self) -> None:
+        """Let this thread have the finder's niceness again."""
+        if not self._refused:
+            self._set(False)
+
+    def _set(self, is_hastened: bool) -> None:
+        if getattr(self._thread, "is_hastened", False) is not is_hastened:
+            os.setpriority(os.PRIO_PROCESS, 0, self._usual - NICER * is_hastened)   # on Linux: of this thread
+            self._thread.is_hastened = is_hastened
 
     def _may(self) -> bool:
         with self._counting:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +79,8 @@ class SimilarAssociation(QueryingAssociation):
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         context = self._accepted_cx.get(context_id)
+        if not isinstance(msg, C_FIND):
+            self.service.haste.usual()
         if not isinstance(msg, C_FIND | C_MOVE | C_GET) or not msg.is_valid_request or context is None:
             super()._serve_request(msg, context_id)
             return
@@ -99,7 +100,7 @@ class Service:
     def __init__(self, config: Config, finder: Finder) -> None:
         self.config, self.finder = config, finder
         self._provenance = _provenance(config)
-        self._haste = Haste()
+        self.haste = Haste()
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request; whatever goes wrong becomes its final status."""
@@ -115,6 +116,7 @@ class Service:
             outcome = outcome_of(error)
         if outcome is None:
             return
+        self.haste.usual()                          # refusals are not counted, hence not hastened
         if outcome.status not in (SUCCESS, CANCELLED):
             log.warning(
                 "request.refused", request=type(exchange.request).__name__, status=f"{outcome.status:04X}",
@@ -138,9 +140,13 @@ class Service:
         if request.similarity is not None and request.similarity.text:
             exchange.need("text")
         pending = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
-        similarity = request.similarity             # text starts threads of torch
-        with self._haste.hastened() if similarity is not None and not similarity.text else nullcontext():
-            count, outcome = exchange.send_found(pending, self._answers(request, exchange.syntax), Outcome(SUCCESS))
+        similarity, answers = request.similarity, partial(self._answers, request, exchange.syntax)
+        if similarity is not None and not similarity.text:          # text starts threads of torch
+            with self.haste.hastened():
+                count, outcome = exchange.send_found(pending, answers(), Outcome(SUCCESS))
+        else:
+            self.haste.usual()
+            count, outcome = exchange.send_found(pending, answers(), Outcome(SUCCESS))
         log.info(
             "query.answered",
             calling_ae_title=exchange.caller.ae_title,

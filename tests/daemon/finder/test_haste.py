@@ -7,7 +7,10 @@ import time
 import numpy as np
 import pytest
 import toy_encoder
+from finder_archive import FIND
 from pydicom.dataset import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 
 from daemon.finder import private
 from daemon.finder.haste import NICER, Haste
@@ -28,6 +31,17 @@ print(os.getpriority(os.PRIO_PROCESS, 0) - usual)
 
 def _niceness() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def _threads() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/task")]
+
+
+def _niceness_of(thread: int) -> int:
+    try:
+        return os.getpriority(os.PRIO_PROCESS, thread)
+    except ProcessLookupError:                      # it has just ended
+        return _niceness()
 
 
 def _may_be_less_nice() -> bool:
@@ -55,18 +69,24 @@ def test_a_hastened_thread_goes_before_others_and_no_other_thread_with_it():
 
     other = threading.Thread(target=look)
     other.start()
-    with Haste().hastened() as is_hastened:
+    haste = Haste()
+    with haste.hastened() as is_hastened:
         assert (is_hastened, _niceness()) == (True, usual - NICER)
         begun.set()
         other.join()
+    haste.usual()
     assert (seen, _niceness()) == ([usual], usual)
 
 
 @needs_right
-def test_niceness_is_as_before_after_a_failure():
-    usual = _niceness()
-    with pytest.raises(KeyError), Haste().hastened():
-        raise KeyError
+def test_a_thread_waits_in_haste_for_its_next_query_and_not_for_anything_else():
+    usual, haste = _niceness(), Haste()
+    for _ in range(2):
+        with haste.hastened():
+            pass
+        assert _niceness() == usual - NICER
+    haste.usual()
+    haste.usual()
     assert _niceness() == usual
 
 
@@ -75,6 +95,7 @@ def test_what_all_queries_may_take_comes_to_an_end():
     usual, haste = _niceness(), Haste(share=0.0, saved_s=0.05)
     with haste.hastened() as first:
         _spend(0.1)
+    assert _niceness() == usual
     with haste.hastened() as second:
         assert _niceness() == usual
     assert (first, second) == (True, False)
@@ -109,3 +130,31 @@ def test_queries_by_example_are_hastened_and_those_by_text_are_not(running, monk
     private.add(identifier, key, value)
     assert finder.ask(identifier)[-1][0].Status == 0x0000
     assert set(seen) == {_niceness() - nicer}
+
+
+@needs_right
+def test_after_a_refusal_or_another_request_a_thread_is_no_longer_in_haste(running):
+    finder = running(lambda archive: archive.commit(archive.image("1.1", vector=np.eye(toy_encoder.DIM)[0])))
+    asked = {"known": ("QueryUID", "1.1"), "unknown": ("QueryUID", "1.2")}
+    identifiers = {}
+    for name, (key, value) in asked.items():
+        identifiers[name] = Dataset()
+        identifiers[name].QueryRetrieveLevel, identifiers[name].StudyInstanceUID = "STUDY", ""
+        private.add(identifiers[name], key, value)
+    scu = AE(ae_title="TESTSCU")
+    scu.add_requested_context(FIND)
+    scu.add_requested_context(Verification)
+    association = scu.associate("127.0.0.1", finder.facts["port"], ae_title="CXRSIMILAR")
+    before = {_niceness_of(thread) for thread in _threads()}
+    seen = []
+    for ask in (
+        lambda: list(association.send_c_find(identifiers["known"], FIND)),
+        lambda: list(association.send_c_find(identifiers["unknown"], FIND)),
+        lambda: list(association.send_c_find(identifiers["known"], FIND)),
+        association.send_c_echo,
+    ):
+        ask()
+        seen.append(sorted({_niceness_of(thread) for thread in _threads()} - before))
+    association.release()
+    usual = _niceness()
+    assert seen == [[usual - NICER], [], [usual - NICER], []]
