@@ -12,6 +12,7 @@ import structlog
 
 from daemon.config import Config
 from daemon.encoder import configured_encoder
+from daemon.finder.beside import Beside
 from daemon.finder.errors import Loading
 from daemon.finder.kept import KeptStudies
 from daemon.finder.scores import calibration_of, score_of
@@ -57,6 +58,7 @@ class Keeper:
         self._encoder: Encoder | None = None
         self._similarity: Similarity | None = None
         self._kept: KeptStudies | None = None
+        self._beside = Beside()
         self._level_at = time.monotonic()
         self._swapping = False
         self._followed = -1
@@ -143,7 +145,7 @@ class Keeper:
         self._level_at = time.monotonic()
         self._similarity = Similarity(
             catalogue, indexes, encoder, score_of(generation, encoder), kept=self._kept,
-            partial=self.is_partial, waiting=self.is_waiting,
+            partial=self.is_partial, waiting=self.is_waiting, beside=self._beside,
             default_results=self._config.similar.default_results, maximum_results=self._config.similar.maximum_results,
         )
 

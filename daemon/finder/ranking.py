@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from daemon.finder.examples import Leg, SimilarityQuery
 from daemon.finder.kept import IS_PLAIN, PATIENT_KEY, Kept, KeptStudies
 from daemon.finder.scores import scores_of
 from encoders.base import Basis
-from storage.base import Int64, Kind, StudyRecord
+from storage.base import Int64, Kind, Neighbours, StudyRecord
 
 if TYPE_CHECKING:
     from daemon.finder.similarity import Similarity
@@ -83,8 +84,9 @@ class Ranking:
         pools = [self._pool(leg, wanted) for leg in legs]
         todo = pools
         while True:
-            for pool in todo:
-                self._search(pool)
+            found = self._similarity.beside.all_of([partial(self._nearest, pool) for pool in todo])
+            for pool, near in zip(todo, found, strict=True):
+                self._take(pool, near)
             ranked = self._accepted(pools, wanted)
             least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
             if len(ranked) == wanted:
@@ -118,9 +120,12 @@ class Ranking:
         if pool.reach > _SIEVED and pool.allowed is None:
             pool.allowed = self._allowed(pool.leg)
 
-    def _search(self, pool: _Pool) -> None:
+    def _nearest(self, pool: _Pool) -> Neighbours:
+        return self._indexes.nearest(pool.leg.kind, pool.leg.vector, pool.reach, pool.allowed)
+
+    def _take(self, pool: _Pool, near: Neighbours) -> None:
         pool.worst = -2.0
-        labels, similarities = self._indexes.nearest(pool.leg.kind, pool.leg.vector, pool.reach, pool.allowed)
+        labels, similarities = near
         if len(labels) >= pool.reach:
             pool.worst = similarities[-1]
         owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from daemon.finder.beside import Beside
 from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import BASES, Example, SimilarityQuery, compared, example_of, legs_of, pooled
 from daemon.finder.kept import Kept, KeptStudies
@@ -69,6 +70,8 @@ class Similarity:
         Returns True for a SOP Instance UID that was received and is not in the Catalogue yet.
     kept : KeptStudies, optional
         Studies whose records need not be asked for.
+    beside : Beside, optional
+        Threads that search a second graph meanwhile.
     """
 
     def __init__(
@@ -83,10 +86,12 @@ class Similarity:
         default_results: int = 20,
         maximum_results: int = 200,
         kept: KeptStudies | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self.catalogue, self.indexes, self.encoder, self.score = catalogue, indexes, encoder, score
         self.partial, self.waiting = partial, waiting
         self.default_results, self.maximum_results, self.kept = default_results, maximum_results, kept
+        self.beside = Beside(0) if beside is None else beside
         self._unreported: tuple[int, dict[Kind, Int64]] = (-1, {})
 
     def answer(self, query: SimilarityQuery, *, kept_will_do: bool = False) -> Answer:
