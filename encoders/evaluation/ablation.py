@@ -7,6 +7,7 @@ judged, beside the figures of before.
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from encoders.training.build import load_run
 from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
 from encoders.training.features import with_features
 from encoders.training.manifest import Sample
-from encoders.training.trainer import select, train
+from encoders.training.trainer import CURVES_FILE, select, train
 from encoders.training.validation import run as outputs_of
 
 TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"
@@ -53,6 +54,7 @@ class Row(_Part):
     seeds: tuple[int, ...] = ()
     against: str = ""
     shown: bool = True
+    passes: int = 1  # of the image tower, for each image
 
 
 class Column(_Part):
@@ -78,6 +80,7 @@ class Results:
 
     table: Table
     judged: dict[str, Judged] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def load_table(path: Path) -> Table:
@@ -104,6 +107,15 @@ def planned(row: Row, table: Table, folder: Path, manifest: Path, output: Path) 
     for seed in seeds:
         name = Path(row.experiment).stem + (f"-{seed}" if len(seeds) > 1 else "")
         yield experiment.model_copy(update={"seed": seed, "data": data}), output / name
+
+
+def seconds_of(folders: Sequence[Path]) -> float:
+    """Return the seconds that a training took by its curves, the mean over the runs."""
+    total = 0.0
+    for folder in folders:
+        with (folder / CURVES_FILE).open(newline="", encoding="utf-8") as file:
+            total += sum(float(row["seconds"]) for row in csv.DictReader(file))
+    return total / len(folders)
 
 
 def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> list[System]:
@@ -203,6 +215,7 @@ def run(
                 )
         if row.shown and held_out is not None:
             systems[row.name] = system_of(row, folders, held_out, output / "cache")
+            results.seconds[row.name] = seconds_of(folders)
     if held_out is None:
         raise ExperimentError("the table has no rows")
     samples = held_out.samples

@@ -29,7 +29,8 @@ def _difference(figure: Figure, other: Figure) -> dict[str, float]:
 
 def tables(results: Results) -> dict[str, Any]:
     """Return every figure of every system, and its paired difference to the row that it is against."""
-    against = {row.name: row.against for row in results.table.rows if row.shown}
+    shown = {row.name: row for row in results.table.rows if row.shown}
+    against = {name: row.against for name, row in shown.items()}
     rows = []
     for name, judged in results.judged.items():
         other: Judged = results.judged.get(against.get(name, ""), {})
@@ -39,7 +40,8 @@ def tables(results: Results) -> dict[str, Any]:
             if (source, figure) in other:
                 cell["difference"] = _difference(value, other[source, figure])
             figures.setdefault(source, {})[figure] = cell
-        rows.append({"name": name, "against": against.get(name, ""), "figures": figures})
+        cost = {"seconds": round(results.seconds[name], 1), "passes": shown[name].passes} if name in shown else None
+        rows.append({"name": name, "against": against.get(name, ""), "cost": cost, "figures": figures})
     return {
         "columns": [column.model_dump() for column in results.table.columns],
         "notes": list(results.table.notes),
@@ -117,5 +119,16 @@ def markdown(values: dict[str, Any]) -> str:
         "Paired, image by image (95 % interval); bold: the interval leaves out 0.",
         "",
         *lines("system", [r for r in values["rows"] if r["against"]], _gain, "minus"),
+        "## Cost",
+        "Seconds of one core for a row's own training, on kept features where its tower is frozen (the towers are rows",
+        "of their own, or stand in `ablation/curves`); passes of the tower for each image.",
+        "",
+        "| system | training, s | passes |",
+        "|---|---|---|",
+        *(
+            f"| {row['name']} | {row['cost']['seconds']:.0f} | {row['cost']['passes']} |"
+            for row in values["rows"] if row.get("cost")
+        ),
+        "",
     ]
     return "\n".join(text)

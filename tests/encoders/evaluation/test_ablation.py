@@ -58,6 +58,7 @@ source = "phantom"
 figure = "auc"
 [[rows]]
 name = "features"
+passes = 2
 experiment = "plain.toml"
 vectors = "features"
 seeds = [0]
@@ -109,8 +110,12 @@ def test_a_table_is_trained_once_and_judged_with_chance_controls_seeds_and_diffe
     assert "r@10" in rows["random"]
     assert "r@10" not in rows["image alone"]  # its reports were never trained
     assert rows["random"]["auc"]["mean"] == pytest.approx(0.5, abs=0.05)
+    costs = {row["name"]: row["cost"] for row in values["rows"] if row["cost"]}
+    assert {name: cost["passes"] for name, cost in costs.items()} == {"features": 2, "image alone": 1}
+    assert min(cost["seconds"] for cost in costs.values()) > 0
     page = (folder / "out" / "ABLATIONS.md").read_text(encoding="utf-8")
     assert page == markdown(values)
+    assert f"| features | {costs['features']['seconds']:.0f} | 2 |" in page
     assert "| image alone | features |" in page
 
     states = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("best.pt")}
