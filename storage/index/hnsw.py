@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from storage.locks import ReadersWriterLock
 
 GRAPH_FILE = "graph.hnsw"
 TABLE_FILE = "labels.npz"
+DEPTH_FILE = "depth.json"
 
 #: A graph with more deleted nodes than this share is built anew (90 % deleted made it 15 times slower).
 REBUILD_DELETED_SHARE = 0.2
@@ -31,6 +33,8 @@ CODES_FOR_ONE_EF = 64
 #: So many vectors are scanned by the sketch in the time that the graph takes for one more of its ef: 100 to 170 at
 #: 230,000 of 512 (80 ns, and 7 to 14 us by what else runs), 150 to 230 at 1,000,000.
 SCANNED_FOR_ONE_EF = 120
+#: So many product codes are read in the time that the graph takes for one more of its ef: 13 ns a vector at 230,000.
+PRODUCTS_FOR_ONE_EF = 500
 #: And so many where cells tell of most that they are far: at 1,000,000 of 512, 50,000 take as long as 250 more of ef
 #: with what sieving adds, 100,000 as 330.
 SCANNED_BY_CELLS = 300
@@ -110,6 +114,7 @@ class HnswIndex:
             labels, vectors = self._table.checked(labels, vectors)
             chunk = max(ADD_CHUNK, len(labels) // 64) if self._asked else FIRST_CHUNK
             for start in range(0, len(labels), chunk):
+                self._sketch.fit(self._codes)                       # takes long, and changes nothing that is read
                 with self._lock.writing():
                     known = self._table.nodes
                     some = vectors[start : start + chunk]
@@ -138,6 +143,7 @@ class HnswIndex:
         """Build a graph of the live vectors only, and put it in place of the old one."""
         table, nodes = self._table.compacted()                      # nobody writes meanwhile: we hold the writer lock
         codes, sketch = self._codes.kept(nodes), Sketch(self.dim)
+        sketch.fit(codes)
         sketch.follow(codes)
         graph = self._new_graph(max(1024, table.nodes * 9 // 8))
         for start in range(0, len(nodes), _READ_CHUNK):
@@ -192,7 +198,10 @@ class HnswIndex:
         """Return what `search` would if the graph missed nobody."""
         query = unit_query(vector, self.dim)
         with self._lock.reading():
-            return self._scan(query, k).rows() if k > 0 and self._table.live_rows else []
+            if k <= 0 or not self._table.live_rows:
+                return []
+            nodes = self._table.live_node_ids()
+            return self._best(query, k, nodes, *self._codes.scan(query, nodes)).rows()
 
     def deepen(self) -> bool:
         """Let searches go through twice as much of the graph; return whether that was still possible.
@@ -203,8 +212,9 @@ class HnswIndex:
         live, deeper = self._table.live_nodes, 2 * self.ef_search
         if live < self._scan_below:
             return False
-        if live < deeper * CODES_FOR_ONE_EF:
-            self._scan_below = deeper * CODES_FOR_ONE_EF
+        scanned = deeper * (CODES_FOR_ONE_EF if self._sketch.products is None else PRODUCTS_FOR_ONE_EF)
+        if live < scanned:
+            self._scan_below = scanned
         elif deeper <= LARGEST_EF:
             self.ef_search = deeper
         else:
@@ -215,12 +225,8 @@ class HnswIndex:
         """Take more from the graph than asked for, and widen until k pass, while that is cheaper than a scan."""
         thinned = self._table.live_rows / max(1, len(allowed))      # the k-th allowed is so many times as far down
         reach = int(max(self.ef_search * min(2.0, max(1.0, thinned) ** 0.5), OVERSAMPLING * k * thinned))
-        if not self._sketch.count:
-            scanned = CODES_FOR_ONE_EF
-        else:
-            by_cells = len(allowed) >= CELLS_FROM and self._sketch.has_cells
-            scanned = SCANNED_BY_CELLS if by_cells else SCANNED_FOR_ONE_EF
-        while reach * scanned < len(allowed):
+        scan = self._price_of_scan(len(allowed))
+        while reach < scan:
             near = self._from_graph(query, reach)
             if near is None:
                 break
@@ -233,6 +239,15 @@ class HnswIndex:
                     return found
             reach *= 2 if whole else 4
         return self._scan(query, k, allowed)
+
+    def _price_of_scan(self, count: int) -> float:
+        """Return what it takes to scan so many allowed vectors, in units of ef."""
+        if self._sketch.products is not None:
+            return min(count / CODES_FOR_ONE_EF, self._table.nodes / PRODUCTS_FOR_ONE_EF)
+        if not self._sketch.count:
+            return count / CODES_FOR_ONE_EF
+        by_cells = count >= CELLS_FROM and self._sketch.has_cells
+        return count / (SCANNED_BY_CELLS if by_cells else SCANNED_FOR_ONE_EF)
 
     def _from_graph(self, query: Float32, reach: int) -> tuple[NDArray[np.uint64], Float32] | None:
         """Return about `reach` near live nodes and their distances, nearest first; None where only a scan finds them.
@@ -247,18 +262,17 @@ class HnswIndex:
         return nodes[0], distances[0]
 
     def _scan(self, query: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
-        """Return the nearest of all by codes (of `allowed`, ascending, by the sketch first), then by full vectors."""
+        """Return the nearest of all or of `allowed` (ascending) by the sketch, then by codes, then by full vectors."""
         table = self._table
-        nodes: Int64 | None
-        if allowed is not None:
-            nodes, cosines, blur = self._sketch.scan(self._codes, query, table.live_nodes_of(allowed), k)
-        else:
-            nodes = None if table.live_nodes == table.nodes else table.live_node_ids()
-            cosines, blur = self._codes.scan(query, nodes)
-        best = nearest(cosines, blur, k)
-        if nodes is not None:
-            best = nodes[best]
-        return table.neighbours(best, self._full(best) @ query, k, allowed)
+        nodes = table.live_node_ids() if allowed is None else table.live_nodes_of(allowed)
+        return self._best(query, k, *self._sketch.scan(self._codes, query, nodes, k), allowed)
+
+    def _best(
+        self, query: Float32, k: int, nodes: Int64, cosines: Float32, blur: float, allowed: Int64 | None = None
+    ) -> Neighbours:
+        """Return the nearest of nodes, whose cosines are known but for the blur."""
+        best = nodes[nearest(cosines, blur, k)]
+        return self._table.neighbours(best, self._full(best) @ query, k, allowed)
 
     def _full(self, nodes: Int64) -> Float32:
         """Return the vectors of live nodes, float32 (n, dim): those of the last snapshot from its file."""
@@ -292,6 +306,8 @@ class HnswIndex:
             self._table.save(folder / TABLE_FILE)
             self._codes.save(folder)
             self._sketch.save(folder)
+            depth = {"ef_search": self.ef_search, "scan_below": self._scan_below}
+            (folder / DEPTH_FILE).write_text(json.dumps(depth), encoding="ascii")
             self._graph.save_index(str(folder / GRAPH_FILE))
             expected = self._graph.index_file_size()
             written = (folder / GRAPH_FILE).stat().st_size
@@ -321,7 +337,11 @@ class HnswIndex:
             graph.load_index(str(folder / GRAPH_FILE), max_elements=max(1024, table.nodes * 9 // 8))
         except RuntimeError as error:
             raise StorageError(f"{GRAPH_FILE} cannot be loaded ({error}); rebuild the index") from error
-        graph.set_ef(ef_search)                                     # not kept in the file: 10 after loading
+        if (folder / DEPTH_FILE).exists():                          # how deep `deepen` made searches go
+            depth = json.loads((folder / DEPTH_FILE).read_text(encoding="ascii"))
+            index.ef_search = max(ef_search, int(depth["ef_search"]))
+            index._scan_below = max(SCAN_BELOW, int(depth["scan_below"]))
+        graph.set_ef(index.ef_search)                               # not kept in the file: 10 after loading
         if threads:
             graph.set_num_threads(threads)
         index._table, index._codes, index._graph = table, codes, graph

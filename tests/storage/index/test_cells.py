@@ -8,7 +8,6 @@ from storage.index import cells as module
 from storage.index import hnsw
 from storage.index import sketch as sketch_module
 from storage.index.cells import CELLS, Cells
-from storage.index.codes import CodeRows
 from storage.index.hnsw import HnswIndex
 from storage.index.sketch import FITTED_TO, Sketch
 
@@ -48,15 +47,7 @@ def looked_at(monkeypatch):
     return counts
 
 
-def sketched(rows, chunk=700):
-    codes, sketch = CodeRows(rows.shape[1]), Sketch(rows.shape[1])
-    for start in range(0, len(rows), chunk):
-        codes.append(rows[start : start + chunk])
-        sketch.follow(codes)
-    return codes, sketch
-
-
-def test_a_quarter_of_the_rows_is_looked_at_and_the_nearest_are_among_them(looked_at):
+def test_a_quarter_of_the_rows_is_looked_at_and_the_nearest_are_among_them(looked_at, sketched):
     rows, queries = on_a_surface(COUNT), on_a_surface(40, seed=1)
     codes, sketch = sketched(rows)
     some = np.flatnonzero(np.random.default_rng(2).random(COUNT) < 0.6)
@@ -69,7 +60,7 @@ def test_a_quarter_of_the_rows_is_looked_at_and_the_nearest_are_among_them(looke
     assert np.median(looked_at) < 0.3 * len(some)
 
 
-def test_what_is_far_from_the_query_is_looked_for_in_all_cells(looked_at):
+def test_what_is_far_from_the_query_is_looked_for_in_all_cells(looked_at, sketched):
     rows, queries = on_a_surface(COUNT), on_a_surface(20, seed=1)
     codes, sketch = sketched(rows)
     found = 0
@@ -82,7 +73,7 @@ def test_what_is_far_from_the_query_is_looked_for_in_all_cells(looked_at):
     assert max(looked_at) > 0.4 * 0.9 * COUNT
 
 
-def test_vectors_without_neighbourhoods_are_all_looked_at():
+def test_vectors_without_neighbourhoods_are_all_looked_at(sketched):
     rows = unit(np.random.default_rng(0).normal(size=(COUNT, DIM)))
     codes, sketch = sketched(rows)
     every, found = np.arange(COUNT), 0
@@ -92,7 +83,7 @@ def test_vectors_without_neighbourhoods_are_all_looked_at():
     assert found >= 0.98 * 10 * 20
 
 
-def test_each_row_lies_in_the_cell_that_is_reached_first_from_it():
+def test_each_row_lies_in_the_cell_that_is_reached_first_from_it(sketched):
     _, sketch = sketched(on_a_surface(COUNT))
     rows, cells = sketch._rows[:COUNT], sketch._cells
     for row in range(0, COUNT, 500):
@@ -108,12 +99,12 @@ def test_rows_that_are_all_the_same_have_cells_too():
     assert cells.reached(np.ones(8, dtype=np.int8))[cells.of(np.arange(9000))].max() == 1
 
 
-def test_few_rows_have_no_cells():
+def test_few_rows_have_no_cells(sketched):
     _, sketch = sketched(on_a_surface(8191))
     assert not sketch.has_cells
 
 
-def test_cells_are_as_they_were_when_read_again_and_made_where_a_snapshot_has_none(tmp_path):
+def test_cells_are_as_they_were_when_read_again_and_made_where_a_snapshot_has_none(tmp_path, sketched):
     codes, sketch = sketched(on_a_surface(COUNT))
     sketch.save(tmp_path)
     again = Sketch.load(tmp_path, codes)
@@ -126,7 +117,7 @@ def test_cells_are_as_they_were_when_read_again_and_made_where_a_snapshot_has_no
     assert again._cells.count == COUNT + 300
 
 
-def test_cells_of_other_rows_are_refused(tmp_path):
+def test_cells_of_other_rows_are_refused(tmp_path, sketched):
     _, sketch = sketched(on_a_surface(COUNT))
     sketch._cells.save(tmp_path)
     with pytest.raises(StorageError, match="rebuild"):
