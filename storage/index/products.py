@@ -66,7 +66,7 @@ class Products:
     def scan(self, codes: CodeRows, query: Float32, rows: Int64, k: int) -> tuple[Int64, Float32, float]:
         """Return those of rows (ascending) among which the k nearest are, and what `codes.scan` tells of them."""
         wanted = _FOR_EACH * k + _MORE
-        if len(rows) * _SHARE >= codes.count:
+        if self.count and len(rows) * _SHARE >= codes.count:        # 0: fitted, and a writer waits for us to go
             passing = None
             if len(rows) < codes.count:
                 passing = np.zeros(codes.count, dtype=np.bool_)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import faiss
 import harness
 import kept
 import numpy as np
@@ -79,10 +80,6 @@ class Scans:
             "numpy scan": self.numpy,
             "int8 scan + re-rank": self.int8,
         }
-        try:
-            import faiss
-        except ImportError:
-            return
         faiss.omp_set_num_threads(1)
         flat = faiss.IndexFlatIP(made.DIM)
         flat.add(rows)

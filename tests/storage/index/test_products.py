@@ -88,6 +88,14 @@ def test_the_newest_are_found_before_they_have_product_codes(sketched):
     assert codes.count - products.count < module._AT_ONCE
 
 
+def test_a_search_between_fitting_and_following_reads_all_codes():
+    rows = all_around(5000)
+    codes, sketch = CodeRows(DIM), Sketch(DIM)
+    codes.append(rows)
+    sketch.fit(codes)
+    assert len(sketch.scan(codes, rows[77], np.arange(5000), 1)[0]) == 5000
+
+
 @pytest.mark.parametrize("dim", [6, 10, 128])
 def test_any_dimension_has_product_codes(dim):
     rows = np.random.default_rng(0).normal(size=(5000, dim)).astype(np.float32)
