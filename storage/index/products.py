@@ -75,12 +75,14 @@ class Products:
             faiss.omp_set_num_threads(1)
             while wanted * _SHARE <= len(rows):
                 looked = self._nearest(query, wanted * codes.count // len(rows), passing)
+                wanted *= _WIDENING
+                if len(looked) < k * _ROOM:                         # those that pass lie away from the query
+                    continue
                 some = np.concatenate([np.sort(looked), newer])
                 cosines, blur = codes.scan(query, some)
                 best = some[np.argpartition(cosines, len(some) - k)[len(some) - k :]]
                 if not np.isin(looked[len(looked) // _ROOM :], best).any():
                     return some, cosines, blur
-                wanted *= _WIDENING
         return rows, *codes.scan(query, rows)
 
     def _nearest(self, query: Float32, wanted: int, passing: NDArray[np.bool_] | None) -> Int64:

@@ -60,6 +60,16 @@ def test_where_few_pass_all_their_codes_are_read(share, sketched):
     assert np.array_equal(products.scan(codes, all_around(1, seed=1)[0], some, 1)[0], some)
 
 
+def test_what_lies_on_the_other_side_is_found_as_well(sketched):
+    rows, queries = all_around(12_000), all_around(20, seed=1)
+    codes, sketch = sketched(rows)
+    for query in queries:
+        cosines = rows @ query
+        far = np.flatnonzero(cosines < np.quantile(cosines, 0.6))
+        near, _, _ = sketch.scan(codes, query, far, 10)
+        assert set(far[np.argsort(-cosines[far])[:10]].tolist()) <= set(near.tolist())
+
+
 def test_of_noise_that_nothing_tells_apart_enough_codes_are_read(sketched):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(12_040, DIM)).astype(np.float32)
