@@ -60,12 +60,14 @@ def test_where_few_pass_all_their_codes_are_read(share, sketched):
     assert np.array_equal(products.scan(codes, all_around(1, seed=1)[0], some, 1)[0], some)
 
 
-def test_what_lies_on_the_other_side_is_found_as_well(sketched):
+def test_what_lies_on_the_other_side_is_found_as_well(sketched, monkeypatch):
+    monkeypatch.setattr(module, "_MORE", 64)
+    monkeypatch.setattr(module, "_FOR_EACH", 4)
     rows, queries = all_around(12_000), all_around(20, seed=1)
     codes, sketch = sketched(rows)
     for query in queries:
         cosines = rows @ query
-        far = np.flatnonzero(cosines < np.quantile(cosines, 0.6))
+        far = np.flatnonzero(cosines < np.quantile(cosines, 0.3))
         near, _, _ = sketch.scan(codes, query, far, 10)
         assert set(far[np.argsort(-cosines[far])[:10]].tolist()) <= set(near.tolist())
 
