@@ -83,6 +83,7 @@ class HnswIndex:
         """
         self.dim = dim
         self.m, self.ef_construction, self.ef_search, self.threads = m, ef_construction, ef_search, threads
+        self._configured_ef = ef_search
         self._table = LabelTable(dim)
         self._codes = CodeRows(dim)
         self._sketch = Sketch(dim)
@@ -306,8 +307,9 @@ class HnswIndex:
             self._table.save(folder / TABLE_FILE)
             self._codes.save(folder)
             self._sketch.save(folder)
-            depth = {"ef_search": self.ef_search, "scan_below": self._scan_below}
-            (folder / DEPTH_FILE).write_text(json.dumps(depth), encoding="ascii")
+            if self.ef_search > self._configured_ef or self._scan_below > SCAN_BELOW:
+                depth = {"ef_search": self.ef_search, "scan_below": self._scan_below}
+                (folder / DEPTH_FILE).write_text(json.dumps(depth), encoding="ascii")
             self._graph.save_index(str(folder / GRAPH_FILE))
             expected = self._graph.index_file_size()
             written = (folder / GRAPH_FILE).stat().st_size
