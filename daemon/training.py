@@ -117,6 +117,7 @@ def train(
     path = experiment.data.manifest
     if site is not None:
         path = _site_manifest(site, out / "catalogue", experiment.seed, resume)
+        (out / trainer.CACHE_FOLDER).mkdir(mode=0o700, exist_ok=True)   # patients' images, too
     elif experiment_file and not path.exists():
         path = experiment_file.parent / path                        # beside the experiment
     data = experiment.data.model_copy(update={"manifest": path})

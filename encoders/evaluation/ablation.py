@@ -31,7 +31,7 @@ from encoders.training.build import load_run
 from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
 from encoders.training.features import with_features
 from encoders.training.manifest import Sample
-from encoders.training.trainer import CURVES_FILE, select, train
+from encoders.training.trainer import CACHE_FOLDER, CURVES_FILE, select, train
 from encoders.training.validation import run as outputs_of
 
 TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"
@@ -211,10 +211,10 @@ def run(
             folders.append(target)
             if held_out is None:
                 held_out = build_arrays(
-                    select(experiment, "val"), (), (experiment.image.size,), output / "cache", seed=experiment.seed
+                    select(experiment, "val"), (), (experiment.image.size,), output / CACHE_FOLDER, seed=experiment.seed
                 )
         if row.shown and held_out is not None:
-            systems[row.name] = system_of(row, folders, held_out, output / "cache")
+            systems[row.name] = system_of(row, folders, held_out, output / CACHE_FOLDER)
             results.seconds[row.name] = seconds_of(folders)
     if held_out is None:
         raise ExperimentError("the table has no rows")

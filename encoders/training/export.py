@@ -28,7 +28,7 @@ from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
 from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts, tells_views
-from encoders.training.trainer import select
+from encoders.training.trainer import CACHE_FOLDER, select
 from encoders.training.validation import finding_logits, frontal_rows, run
 
 #: Training images that details are cut out of, to teach the gate that they are no chests.
@@ -218,7 +218,7 @@ def export(
     if manifest is not None:
         data = experiment.data.model_copy(update={"manifest": manifest})
         experiment = experiment.model_copy(update={"data": data})
-    cache = run_folder.parent / "cache"
+    cache = run_folder.parent / CACHE_FOLDER
     held_out, whole = (
         build_arrays(select(experiment, split), trained.vocabularies, constants.sizes, cache)
         for split in ("val", "train")

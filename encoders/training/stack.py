@@ -27,7 +27,7 @@ from encoders.training.build import STATE_FILE, Trained, build_model, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.export import balanced_rows
 from encoders.training.features import with_features
-from encoders.training.trainer import select
+from encoders.training.trainer import CACHE_FOLDER, select
 
 #: Penalty of the linear map, in units of the features' mean variance; .01 to 1 gave the same AUC on validation.
 RIDGE = 0.1
@@ -169,7 +169,7 @@ def _fit_predictions(
 ) -> None:
     """Set the direct predictions so that the model predicts the mean of its members' findings, each tower one voice."""
     voices = [len(member.towers) / sum(len(member.towers) for member in members) for member in members]
-    cache = folder / "cache"
+    cache = folder / CACHE_FOLDER
     constants = experiment.image.preprocessing
     arrays = build_arrays(select(experiment, "train"), run.vocabularies, constants.sizes, cache)
     arrays = with_features(model, arrays, constants, cache, progress)

@@ -33,6 +33,8 @@ Progress = Callable[[str, int, int, str], None]
 FIRST_PHANTOM = 1_000_000
 
 LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
+#: Beside a run: decoded images, and features of frozen towers.
+CACHE_FOLDER = "cache"
 
 
 def select(experiment: Experiment, split: str) -> list[Sample]:
@@ -72,7 +74,7 @@ class Trainer:
         self.vocabularies = tuple(build_vocabulary(rule, samples) for rule in experiment.data.auxiliary)
         if experiment.data.phantoms:
             data = experiment.data
-            folder = output.parent / "cache" / "phantoms"
+            folder = output.parent / CACHE_FOLDER / "phantoms"
             samples += phantom_samples(data.phantoms, FIRST_PHANTOM, data.cache_size, folder, "train")
         start = experiment.image.weights
         if start is not None and not (start.is_file() or (start / CARD_FILE).is_file()):
@@ -82,7 +84,7 @@ class Trainer:
         earlier = load_run(find_run(settings.initial, output.parent)) if settings.initial else None
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
-        cache = output.parent / "cache"
+        cache = output.parent / CACHE_FOLDER
         self.constants = experiment.image.preprocessing
 
         def decoding(what: str, done: int, of: int) -> None:

@@ -1,6 +1,9 @@
 """The site's own Catalogue as a training set, and what the ML team's commands refuse."""
 
 import csv
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import numpy as np
@@ -112,6 +115,49 @@ def test_a_manifest_of_patients_is_readable_by_its_owner_alone(site, tmp_path):
     config, commit = site
     commit("1.5.1", 1)
     assert catalogue_manifest(config, tmp_path / "studies.csv", seed=0).stat().st_mode & 0o077 == 0
+
+
+EXPERIMENT = """
+name = "site"
+[data]
+manifest = "not asked for"
+cache_size = 40
+[image]
+tower = "torchvision:resnet18"
+pretrained = false
+size = 32
+[text]
+width = 8
+[subspace]
+hidden = 16
+dim = 8
+[train]
+epochs = 1
+batch = 8
+threads = 1
+"""
+
+
+def test_a_site_trains_on_its_catalogue_and_others_see_no_image(site, tmp_path):
+    config, commit = site
+    for number in range(24):
+        commit(f"1.6.{number}", 1, patient=f"P{number}", value=number)
+        text = f"Large left effusion {number}." if number % 2 else f"The lungs are clear {number}."
+        commit(f"1.6.{number}", 9, SR, patient=f"P{number}", **_report(text))
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT, encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["train", "--from-catalogue", "--config", "experiment.toml", "--out", str(out), "--no-export", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", *command], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"CXRFIND_STORAGE__DIRECTORY": str(config.storage.directory)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(_rows(out / "catalogue" / "studies.csv")) == 24
+    (epoch,) = _rows(out / "run" / "curves.csv")
+    assert float(epoch["loss.findings_image"]) > 0
+    for private in (out / "cache", out / "catalogue" / "images", out / "catalogue" / "studies.csv"):
+        assert private.stat().st_mode & 0o077 == 0
+    assert list((out / "cache").iterdir())
 
 
 def test_an_empty_catalogue_is_refused_with_the_cure(site, tmp_path):
