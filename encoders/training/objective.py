@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.base import ABNORMAL_COLUMNS
@@ -146,3 +146,15 @@ def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[s
             value = weighted_contrastive(cosines, overlap, anything, weights.temperature)
             result["graded_crossmodal"] = weights.graded_crossmodal * value
     return result
+
+
+class Objective(nn.Module):
+    """A model's losses as one forward, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: MultimodalModel, weights: LossSection) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what `losses` does."""
+        return losses(self.model, batch, self.weights)

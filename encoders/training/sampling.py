@@ -38,7 +38,8 @@ def epoch_order(
 ) -> NDArray[np.int64]:
     """Return image rows, shuffled, a multiple of the batch long; the same for the same seed (and epoch).
 
-    An image of weight 2.3 comes twice and in three of ten epochs a third time. Of `world` processes each gets its part.
+    An image of weight 2.3 comes twice and in three of ten epochs a third time. Of `world` processes each gets its part,
+    all as many.
     """
     generator = np.random.default_rng(seed)
     times = np.floor(weights + generator.random(len(weights))).astype(np.int64)
@@ -46,6 +47,6 @@ def epoch_order(
         times[arrays.text < 0] = 0
     rows = np.repeat(np.arange(len(weights)), times)
     generator.shuffle(rows)
-    rows = rows[rank::world]
+    rows = rows[rank : len(rows) // world * world : world]          # as many for each: all must take the same steps
     usable = len(rows) // batch * batch if len(rows) >= batch else len(rows)
     return np.asarray(rows[:usable], dtype=np.int64)

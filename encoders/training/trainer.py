@@ -7,21 +7,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from encoders.checkpoint import CARD_FILE
 from encoders.training import features
-from encoders.training.arrays import build_arrays, build_vocabulary, exchanged
+from encoders.training.arrays import Arrays, build_arrays, build_vocabulary, exchanged
 from encoders.training.batches import Batches
 from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.manifest import ManifestError, Sample, read_manifest
-from encoders.training.objective import losses
+from encoders.training.objective import Objective
 from encoders.training.phantoms import phantom_samples
 from encoders.training.prepared import prepare_texts
 from encoders.training.validation import figures, run, summary
@@ -33,6 +36,8 @@ Progress = Callable[[str, int, int, str], None]
 FIRST_PHANTOM = 1_000_000
 
 LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
+#: The processes of torchrun wait so long for each other: the first decodes the images of all.
+PATIENCE = timedelta(days=2)
 #: Beside a run: decoded images, and features of frozen towers.
 CACHE_FOLDER = "cache"
 
@@ -64,18 +69,16 @@ class Trainer:
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = torch.device(settings.device)
         if self.world > 1:
-            if self.device.type == "cuda":
+            on_gpu = self.device.type == "cuda"
+            if on_gpu:
                 self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+                torch.cuda.set_device(self.device)
+            distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         output.mkdir(parents=True, exist_ok=True)
         samples = select(experiment, "train")
         self.vocabularies = tuple(build_vocabulary(rule, samples) for rule in experiment.data.auxiliary)
-        if experiment.data.phantoms:
-            data = experiment.data
-            folder = output.parent / CACHE_FOLDER / "phantoms"
-            samples += phantom_samples(data.phantoms, FIRST_PHANTOM, data.cache_size, folder, "train")
         start = experiment.image.weights
         if start is not None and not (start.is_file() or (start / CARD_FILE).is_file()):
             found = find_run(str(start), output.parent)
@@ -84,35 +87,22 @@ class Trainer:
         earlier = load_run(find_run(settings.initial, output.parent)) if settings.initial else None
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
-        cache = output.parent / CACHE_FOLDER
         self.constants = experiment.image.preprocessing
-
-        def decoding(what: str, done: int, of: int) -> None:
-            self.progress(what, done, of, "")
-
-        self.arrays = build_arrays(
-            samples,
-            self.vocabularies,
-            (experiment.data.cache_size,),
-            cache,
-            paired_fraction=experiment.data.paired_fraction,
-            seed=experiment.seed,
-            progress=decoding,
-        )
-        self.held_out = build_arrays(
-            select(experiment, "val"), self.vocabularies, self.constants.sizes, cache, progress=decoding
-        )
-        tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
-        self.model = build_model(experiment, tower, self.vocabularies)
-        if earlier is not None:
-            # An earlier run may lack the direct predictions.
-            self.model.load_state_dict(earlier.model.state_dict(), strict=False)
-        self.model.to(self.device)
-        if features.always_the_same(self.model, experiment.image):
-            self.arrays, self.held_out = (
-                features.with_features(self.model, arrays, self.constants, cache, decoding)
-                for arrays in (self.arrays, self.held_out)
-            )
+        with self._first_process_first():                           # the others read what it has decoded
+            self.arrays, self.held_out = self._arrays(samples, output.parent / CACHE_FOLDER)
+            tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
+            self.model = build_model(experiment, tower, self.vocabularies)
+            if earlier is not None:
+                # An earlier run may lack the direct predictions.
+                self.model.load_state_dict(earlier.model.state_dict(), strict=False)
+            self.model.to(self.device)
+            if features.always_the_same(self.model, experiment.image):
+                self.arrays, self.held_out = (
+                    features.with_features(
+                        self.model, arrays, self.constants, output.parent / CACHE_FOLDER, self._decoding
+                    )
+                    for arrays in (self.arrays, self.held_out)
+                )
         if experiment.data.exchanged:
             within = experiment.data.exchanged == "source"
             self.arrays = exchanged(self.arrays, experiment.seed, within_source=within)
@@ -125,10 +115,49 @@ class Trainer:
             seed=experiment.seed,
         )
         self.batches = Batches(experiment, self.arrays, texts, self.device, self.rank, self.world)
+        self.objective: nn.Module = Objective(self.model, experiment.loss)
+        if self.world > 1:                                          # not every batch has something for every layer
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self.objective = DistributedDataParallel(self.objective, devices, find_unused_parameters=True)
         self.optimiser = self._optimiser()
         self.average = self._copy() if settings.ema else None
         self.epoch, self.step, self.best, self.best_epoch = 0, 0, -math.inf, -1
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "float16")
+
+    def _decoding(self, what: str, done: int, of: int) -> None:
+        self.progress(what, done, of, "")
+
+    def _arrays(self, samples: list[Sample], cache: Path) -> tuple[Arrays, Arrays]:
+        """Return what is trained on, simulated studies with it, and what is validated with."""
+        experiment, data = self.experiment, self.experiment.data
+        if data.phantoms:
+            samples = samples + phantom_samples(
+                data.phantoms, FIRST_PHANTOM, data.cache_size, cache / "phantoms", "train"
+            )
+        shown = build_arrays(
+            samples, self.vocabularies, (data.cache_size,), cache,
+            paired_fraction=data.paired_fraction, seed=experiment.seed, progress=self._decoding,
+        )  # fmt: skip
+        held_out = build_arrays(
+            select(experiment, "val"), self.vocabularies, self.constants.sizes, cache, progress=self._decoding
+        )
+        return shown, held_out
+
+    @contextmanager
+    def _first_process_first(self) -> Iterator[None]:
+        """Let the first process of torchrun through the block before the others."""
+        if self.rank:
+            distributed.barrier()
+        yield
+        if self.world > 1 and not self.rank:
+            distributed.barrier()
+
+    def _of_first_process(self, values: dict[str, float]) -> dict[str, float]:
+        """Return what the first process of torchrun has."""
+        told = [values]
+        if self.world > 1:
+            distributed.broadcast_object_list(told, 0)
+        return told[0]
 
     def _optimiser(self) -> torch.optim.Optimizer:
         settings = self.experiment.train
@@ -164,14 +193,11 @@ class Trainer:
             else:
                 self.average[name].copy_(value)
 
-    def _share_gradients(self) -> None:
-        """Average the gradients over the processes of torchrun."""
-        if self.world > 1:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-                    torch.distributed.all_reduce(gradient)
-                    parameter.grad = gradient / self.world
+    def _until_all_have(self, last: bool) -> AbstractContextManager[None]:
+        """Return a context in which gradients are added up, and exchanged only where it is the last of a step."""
+        if last or not isinstance(self.objective, DistributedDataParallel):
+            return nullcontext()
+        return self.objective.no_sync()
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean of each loss."""
@@ -183,12 +209,13 @@ class Trainer:
         autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.autocast)
         began = time.monotonic()
         for number, batch in enumerate(self.batches.each(self.epoch)):
-            with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                parts = losses(self.model, batch, self.experiment.loss)
-                loss = torch.stack(list(parts.values())).sum()
-            self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-            if (number + 1) % settings.accumulate == 0:
-                self._share_gradients()
+            last = (number + 1) % settings.accumulate == 0
+            with self._until_all_have(last):
+                with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                    parts = self.objective(batch)
+                    loss = torch.stack(list(parts.values())).sum()
+                self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            if last:
                 self._set_rates(total)
                 self.scaler.unscale_(self.optimiser)
                 nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -289,7 +316,7 @@ class Trainer:
             began = time.monotonic()
             sums = self.run_epoch()
             self.epoch += 1
-            values = self.validate()
+            values = self._of_first_process({} if self.rank else self.validate())   # all stop after the same epoch
             # Too few to judge by: the last epoch is kept.
             improved = settings.keep == "last" or not values or summary(values) > self.best
             if improved:
@@ -309,9 +336,11 @@ def train(experiment: Experiment, output: Path, resume: bool = False, progress: 
         If there is nothing to train on or to validate with.
     """
     trainer = Trainer(experiment, output, progress)
-    if not (resume and trainer.restore()):
+    if not (resume and trainer.restore()) and not trainer.rank:
         (output / CURVES_FILE).unlink(missing_ok=True)
     for epoch, values in trainer.epochs():
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         trainer.progress(f"epoch {epoch}/{experiment.train.epochs}", 1, 1, shown)
+    if trainer.world > 1:
+        distributed.destroy_process_group()
     return output / STATE_FILE
