@@ -190,7 +190,8 @@ def export(
         made = make_checkpoint(folder, out, options, manifest, lambda what, done, of: move(what, done, of, ""))
     click.echo(f"checkpoint: {made}")
     if not read_card(made)["views"]:
-        click.echo("it does not tell frontal from lateral images and treats them alike; [loss] view = 0.1 teaches it")
+        cure = "more epochs or images may teach it" if experiment.loss.view else "[loss] view = 0.1 teaches it"
+        click.echo(f"it does not tell frontal from lateral images and treats them alike; {cure}")
 
 
 def _portable(arguments: Sequence[str]) -> str:
