@@ -47,14 +47,14 @@ def outputs(view):
 )
 def test_lateral_images_are_seen_from_lateral_ones_only_where_the_model_tells_them(arrays, lateral_logit, told):
     said = outputs([5.0] * FRONTAL + [lateral_logit] * LATERAL)
-    options = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    options = ProjectionOptions(appearance_dim=20)
     assert bool(fit_projection(arrays, said, options).matrix[IMAGE][-1].any()) is told
 
 
 def test_a_model_with_fewer_directions_than_are_asked_for_gives_shorter_vectors(arrays):
     said = outputs([5.0] * FRONTAL + [-5.0] * LATERAL)
     projection = fit_projection(arrays, said, ProjectionOptions())
-    assert {part.size for part in projection.bias.values()} == {CHANNELS + DIM + CHANNELS}
+    assert {part.size for part in projection.bias.values()} == {CHANNELS}
 
 
 def test_training_data_without_a_normal_study_are_refused_with_the_cure(arrays):

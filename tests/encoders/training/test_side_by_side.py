@@ -108,7 +108,7 @@ def test_a_stacked_run_reads_reports_as_its_first_member_does(tmp_path, trained)
 
 
 def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, trained):
-    projection = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    projection = ProjectionOptions(appearance_dim=20)
     small = ExportOptions(projection=projection, negatives=12)
     checkpoint = export(trained(1), tmp_path / "checkpoint", small)
     both = export(stack_runs([checkpoint, trained(2)], tmp_path / "both"), tmp_path / "ensemble", small)
@@ -125,7 +125,7 @@ def test_a_checkpoint_and_a_run_are_stacked_and_exported_as_one_model(tmp_path, 
 
 def test_a_checkpoint_in_eight_bits_gives_the_vectors_of_one_in_sixteen(tmp_path, trained):
     run, images = trained(1), [draw(seed, 64)[0] for seed in range(90, 98)]
-    projection = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    projection = ProjectionOptions(appearance_dim=20)
     vectors = {}
     for precision in ("float16", "int8"):
         options = ExportOptions(projection=projection, negatives=12, precision=precision)

@@ -21,7 +21,7 @@ from encoders.training.trainer import CURVES_FILE, STATE_FILE, Trainer, train
 def test_a_run_becomes_a_checkpoint_that_encodes_both_modalities(tmp_path, small_experiment):
     run = tmp_path / "run"
     train(small_experiment(tmp_path, 1), run)
-    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    small = ProjectionOptions(appearance_dim=20)
     folder = export(run, tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
     encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
     images = encoder.encode_images([draw(99, 64)[0]])
@@ -43,7 +43,7 @@ def test_a_model_that_was_not_taught_the_views_says_so_and_takes_none_for_grante
         "loss": tiny.loss.model_copy(update={"view": 0.0}),
     }
     train(tiny.model_copy(update=sections), tmp_path / "run")
-    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    small = ProjectionOptions(appearance_dim=20)
     folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
     encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
     assert encoder.card["views"] is False
@@ -105,9 +105,9 @@ def test_the_last_epoch_is_kept_where_the_experiment_says_so(tmp_path, small_exp
 
 def test_export_options_are_read_from_a_file_and_an_unknown_key_is_named(tmp_path):
     path = tmp_path / "export.toml"
-    path.write_text('per_source = 40\n[projection]\nimage_weights = [1, 0.5, 0]\n[card]\nlicence = "x"\n')
+    path.write_text('per_source = 40\n[projection]\nroot = 0.5\n[card]\nlicence = "x"\n')
     options = read_options(path)
-    assert (options.per_source, options.projection.image_weights) == (40, (1.0, 0.5, 0.0))
+    assert (options.per_source, options.projection.root) == (40, 0.5)
     assert options.card == {"licence": "x"}
     path.write_text("[projection]\nshft = 1\n")
     with pytest.raises(ExperimentError, match=r"export\.toml, key projection\.shft"):
