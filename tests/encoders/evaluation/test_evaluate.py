@@ -177,10 +177,10 @@ def test_a_manifest_with_nothing_to_judge_is_refused_with_the_cure(rewrite, squa
         evaluate(squares, {"m": reader()}, EvaluationOptions(split="test"))
     with pytest.raises(ManifestError, match="column chexpert"):
         evaluate(rewrite(lambda row: {**row, "chexpert": ""}), {"m": reader()}, QUICK)
-    with pytest.raises(ManifestError, match="no two images .* share an abnormal finding"):
+    with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
         evaluate(rewrite(lambda row: {**row, "patient_id": "one"}), {"m": reader()}, QUICK)
     alone = rewrite(lambda row: {**row, "chexpert": "Edema" if row["study_id"] in ("s1", "s70") else "No Finding"})
-    with pytest.raises(ManifestError, match="no two images .* share an abnormal finding"):
+    with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
         evaluate(alone, {"m": reader()}, QUICK)
     with pytest.raises(ManifestError, match="at least 20"):
         evaluate(rewrite(lambda row: row if int(row["study_id"][1:]) < 10 else None), {"m": reader()}, QUICK)
