@@ -132,7 +132,8 @@ def merge_patient(config_path: Path | None, prior_id: str, patient_id: str, prio
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write example and matches as PNG.")
 @click.option("--explain", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write the regions that make example and best match alike as PNG, and say what they share.")
+              help="Write the regions that make the images of example and best match alike as PNG, with the findings "
+                   "of both: by report, else by the model.")
 def query(config_path: Path | None, **options: Any) -> None:
     """Print the studies most similar to an example or a text, from the local catalogue and index."""
     from daemon import local_query

@@ -73,6 +73,8 @@ def run(
     """Print the matches as a table or JSON, and write a picture and an explanation if asked."""
     if not (uids or file or text):
         raise click.UsageError("give an example or a text: --study UID, --file x.dcm, or --text \"pleural effusion\"")
+    if explain and not (uids or file):
+        raise click.UsageError("--explain compares two images, and a text is none: give --study or --file")
     _unknown_findings(findings)
     logs.configure(LogSection(level="warning"), "query")
     try:

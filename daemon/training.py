@@ -237,26 +237,40 @@ def evaluate(
     click.echo(f"report: {page}")
 
 
+def _interval(cell: Mapping[str, Any]) -> str:
+    return f"{cell['mean']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
+
+
+def _gain(cell: Mapping[str, Any], reference: str) -> str:
+    """Return ``, REFERENCE minus it +.012 (...)``; nothing for the reference itself."""
+    if "reference_minus_this" not in cell:
+        return ""
+    mean, low, high = cell["reference_minus_this"]
+    return f", {reference} minus it {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def _in_short(pool: Mapping[str, Any], reference: str, chance: str) -> str:
-    """Return a pool's main figures of the judged checkpoint, each with chance."""
+    """Return a pool's main figures of the judged checkpoint and those it is compared with, each with chance."""
     retrieval = pool["retrieval"]
     mine, drawn = (retrieval["B"]["ndcg@10"][system] for system in (reference, chance))
-    parts = [
-        f"NDCG@10 {mine['mean']:.3f} ({mine['low']:.3f} to {mine['high']:.3f}), chance {drawn['mean']:.3f}, "
+    lines = [
+        f"{pool['source']}, {pool['view']}: NDCG@10 {_interval(mine)}, chance {drawn['mean']:.3f}, "
         f"{mine['queries']} queries"
     ]
     for title, table, figure in (("by headings", "headings", "ndcg@10"), ("protocol A mAP@10", "A", "map@10")):
         if figure in retrieval[table]:
             own, random = (retrieval[table][figure][system]["mean"] for system in (reference, chance))
-            parts.append(f"{title} {own:.3f}, chance {random:.3f}")
-    if reference in pool["cross_modal"]:
-        found = pool["cross_modal"][reference]["image_to_report"]["r@10"]
-        parts.append(f"image to report R@10 {found['mean']:.3f}, chance {found['chance']:.3f}")
+            lines.append(f"{title} {own:.3f}, chance {random:.3f}")
+    for name, both in pool["cross_modal"].items():
+        told = "" if name == reference else f"{name} "
+        for direction in ("image_to_report", "report_to_image"):
+            for figure in ("r@1", "r@5", "r@10", "ndcg@10"):
+                if (cell := both[direction].get(figure)) is not None:
+                    lines.append(
+                        f"{direction.replace('_', ' ')} {figure.upper()} {told}{_interval(cell)}, chance "
+                        f"{cell['chance']:.3f}{_gain(cell, reference)}"
+                    )
     for name, own in pool["mean_auc"].items():
         told = "" if name == reference else f"{name} "
-        gain = own.get("reference_minus_this")
-        parts.append(
-            f"mean AUC {told}{own['mean']:.3f} ({own['low']:.3f} to {own['high']:.3f})"
-            + (f", {reference} minus it {gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})" if gain else "")
-        )
-    return f"{pool['source']}, {pool['view']}: " + "; ".join(parts)
+        lines.append(f"mean AUC {told}{_interval(own)}, chance 0.500{_gain(own, reference)}")
+    return "\n  ".join(lines)

@@ -1,4 +1,4 @@
-"""Why two images are alike: which regions of each make their vectors agree, and the findings both seem to have.
+"""Why two images are alike: which regions of each make their vectors agree, and which findings the model sees in each.
 
 The pooled feature vector of an image is the mean over the positions of its last feature map, so whatever the cosine
 owes to the features divides among the positions. What lies behind the pooling (the common subspace, the findings'
@@ -19,32 +19,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import ABNORMAL_COLUMNS, ABNORMAL_FINDINGS, FINDING_NAMES, Basis, Float32
+from encoders.base import ABNORMAL_COLUMNS, Basis, Float32
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.towers.projection import FLOOR, MOST_FINDINGS
 from encoders.towers.scda import attended_boxes, crop
+from encoders.towers.side_by_side import SideBySide
 from encoders.towers.subspace import IMAGE
 
 #: Steps of the integral; the contributions then add up to the cosine within about 0.01.
 STEPS = 1024
-#: A finding is shared when both images have it with at least this probability.
-LEAST_PROBABILITY = 0.2
 #: Share of the overlay's colour where the heat is 1.
 OPACITY = 0.55
-
-
-@dataclass(frozen=True, slots=True)
-class SharedFinding:
-    """A finding that both images seem to have, with each one's calibrated probability."""
-
-    name: str
-    probability_a: float
-    probability_b: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +48,45 @@ class Attribution:
         What each position of the feature map adds to the cosine; negative where it makes the images differ.
     normal : float
         What a normal study in this image's place adds; with all contributions it gives the cosine.
+    cell : int
+        Positions that one of the coarsest tower takes along a side; more than 1 where towers of several grids see side
+        by side.
     """
 
     contributions: Float32
     normal: float
+    cell: int = 1
 
     @property
     def heat(self) -> Float32:
-        """Return float32 (rows, cols) 0..1: what adds more to the cosine than the mean position; 1 at the strongest."""
-        above = np.maximum(self.contributions - max(float(self.contributions.mean()), 0.0), 0)
+        """Return float32 (rows, cols) 0..1: what adds more to the cosine than the mean position; 1 at the strongest.
+
+        The borders of large cells among small ones mean nothing: each position is the mean of the `cell` around it.
+        """
+        half = self.cell // 2
+        padded = np.pad(self.contributions, half, mode="edge")
+        smooth = sliding_window_view(padded, (2 * half + 1, 2 * half + 1)).mean((2, 3))
+        above = np.maximum(smooth - max(float(smooth.mean()), 0.0), 0)
         return np.asarray(above / max(float(above.max()), 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why image a and image b are alike."""
+    """Why image a and image b are alike.
+
+    Attributes
+    ----------
+    cosine : float
+        Of the two images' vectors by Basis.IMAGE, whatever a match was ranked by.
+    probabilities_a, probabilities_b : ndarray of float32 (14,)
+        The model's calibrated probability of each of FINDING_NAMES.
+    """
 
     cosine: float
     a: Attribution
     b: Attribution
-    shared: tuple[SharedFinding, ...]
+    probabilities_a: Float32
+    probabilities_b: Float32
 
     @property
     def heat_a(self) -> Float32:
@@ -96,6 +106,7 @@ class _Maps:
     maps: Tensor                                                    # (parts, channels, rows, cols)
     boxes: tuple[tuple[float, float, float, float], ...]            # top, left, bottom, right of each part, 0..1
     weights: tuple[float, ...]
+    cell: int                                                       # see Attribution
 
     @property
     def pooled(self) -> Tensor:
@@ -107,20 +118,28 @@ class _Maps:
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
+def _coarsest(tower: SideBySide, sheet: Tensor) -> int:
+    """Return the rows of the feature map of the member that has fewest."""
+    squares = zip(tower.members, tower.squares(sheet.shape[2]), strict=True)
+    return min(int(member(sheet[:, :, rows, columns]).shape[2]) for member, (rows, columns) in squares)
+
+
 def _maps(encoder: CommonSubspaceEncoder, image: Float32) -> _Maps:
     model = encoder.model
     with torch.no_grad():
         inputs = torch.from_numpy(encoder._inputs([image])).unsqueeze(1).to(encoder._device)
         whole = model.image_tower(inputs).float()
+        tower = model.image_tower
+        cell = whole.shape[2] // _coarsest(tower, inputs) if isinstance(tower, SideBySide) else 1
         if model.attention == "none":
-            return _Maps(whole, (_WHOLE,), (1.0,))
+            return _Maps(whole, (_WHOLE,), (1.0,), cell)
         boxes = attended_boxes(whole)
         focused = model.image_tower(crop(inputs, boxes)).float()
     top, left, bottom, right = (float(value) for value in boxes[0])
     box = (top, left, bottom, right)
     if model.attention == "crop":
-        return _Maps(focused, (box,), (1.0,))
-    return _Maps(torch.cat([whole, focused]), (_WHOLE, box), (0.5, 0.5))
+        return _Maps(focused, (box,), (1.0,), cell)
+    return _Maps(torch.cat([whole, focused]), (_WHOLE, box), (0.5, 0.5), cell)
 
 
 def _vectors(encoder: CommonSubspaceEncoder, features: Tensor) -> Tensor:
@@ -179,19 +198,7 @@ def _attribution(encoder: CommonSubspaceEncoder, seen: _Maps, other: Tensor) -> 
         total += _overlaps(rows, top, bottom, rows) @ part @ _overlaps(cols, left, right, cols).T
     with torch.no_grad():
         normal_cosine = float(_vectors(encoder, normal.unsqueeze(0))[0] @ other)
-    return Attribution(total.astype(np.float32), normal_cosine)
-
-
-def shared_findings(
-    probabilities_a: Float32, probabilities_b: Float32, least: float = LEAST_PROBABILITY
-) -> tuple[SharedFinding, ...]:
-    """Return the abnormal findings that both images have with at least this probability, the surest first."""
-    pairs = [
-        SharedFinding(name, float(probabilities_a[column]), float(probabilities_b[column]))
-        for column, name in enumerate(FINDING_NAMES)
-        if name in ABNORMAL_FINDINGS and min(probabilities_a[column], probabilities_b[column]) >= least
-    ]
-    return tuple(sorted(pairs, key=lambda pair: -min(pair.probability_a, pair.probability_b)))
+    return Attribution(total.astype(np.float32), normal_cosine, seen.cell)
 
 
 def explain(encoder: CommonSubspaceEncoder, image_a: Float32, image_b: Float32) -> Explanation:
@@ -204,7 +211,8 @@ def explain(encoder: CommonSubspaceEncoder, image_a: Float32, image_b: Float32) 
         cosine=float(own @ other),
         a=_attribution(encoder, a, other),
         b=_attribution(encoder, b, own),
-        shared=shared_findings(findings[0], findings[1]),
+        probabilities_a=findings[0],
+        probabilities_b=findings[1],
     )
 
 
@@ -218,7 +226,7 @@ def overlay(pixels: Float32, heat: Float32) -> Image.Image:
     """
     rows, columns = pixels.shape
     spread = Image.fromarray(np.ascontiguousarray(heat, dtype=np.float32)).resize(
-        (columns, rows), Image.Resampling.BICUBIC
+        (columns, rows), Image.Resampling.BILINEAR
     )
     strength = np.clip(np.asarray(spread, dtype=np.float32), 0, 1)[..., None]
     colour = np.concatenate([np.ones_like(strength), 0.85 * (1 - strength), np.zeros_like(strength)], axis=2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.evaluation import retrieval
 from encoders.evaluation.cross_modal import right_ranks
 from encoders.evaluation.pools import LEAST_IMAGES, Float, Pool
 from encoders.evaluation.resampling import auc_draws, interval, mean_draws, resamples
@@ -49,34 +50,21 @@ class Figure:
 Judged = dict[tuple[str, str], Figure]
 
 
-def _spread(values: Float, rows: NDArray[np.intp], n: int) -> Float:
-    wide = np.full(n, np.nan)
-    wide[rows] = values
-    return wide
-
-
 def by_query(system: System, pool: Pool) -> Iterator[tuple[str, Float]]:
     """Yield each retrieval figure with its values by pool row, NaN where the row is no query."""
-    vectors, n = system.runs[0][pool.rows], len(pool.rows)
-    rows = np.flatnonzero(np.isfinite(vectors).all(1))
-    if len(rows) < n / 2:
+    ranking = retrieval.rank(system, pool)
+    if len(ranking.rows) < len(pool.rows) / 2:
         return
-    scores = metrics.cosine_ranking(vectors[rows], vectors[rows])
-    apart = pool.same_patient[np.ix_(rows, rows)]
-    graded = metrics.protocol_b(scores, pool.abnormal[rows], apart)
+    graded = retrieval.graded(ranking, pool.abnormal, pool.same_patient)
     for name in ("ndcg@10", "map@10"):
-        yield name, _spread(graded.values[name], rows[graded.queries], n)
+        yield name, graded[name][0]
     if pool.headings.shape[1]:
-        headings = metrics.protocol_b(scores, pool.headings[rows], apart)
-        yield "headings ndcg@10", _spread(headings.values["ndcg@10"], rows[headings.queries], n)
-    coded = np.flatnonzero(~np.isnan(pool.labels[rows]).all(1))
-    known = np.nan_to_num(pool.labels[rows[coded]])
-    relevance = (known @ known.T > 0).astype(np.float64)
-    found = metrics.average_precision(scores[np.ix_(coded, coded)], relevance, 10, apart[np.ix_(coded, coded)])
-    yield "paper map@10", _spread(found, rows[coded], n)
-    yield "paper map0@10", _spread(np.nan_to_num(found), rows[coded], n)
+        yield "headings ndcg@10", retrieval.graded(ranking, pool.headings, pool.same_patient)["ndcg@10"][0]
+    paper = retrieval.protocol_a(ranking, pool.labels, pool.same_patient)
+    for name in ("map@10", "map0@10"):
+        yield f"paper {name}", paper[name][0]
     if system.report is not None:
-        yield from _to_reports(system.report[pool.rows], vectors, pool)
+        yield from _to_reports(system.report[pool.rows], system.runs[0][pool.rows], pool)
 
 
 def _to_reports(reports: NDArray[np.float32], vectors: NDArray[np.float32], pool: Pool) -> Iterator[tuple[str, Float]]:
@@ -88,7 +76,9 @@ def _to_reports(reports: NDArray[np.float32], vectors: NDArray[np.float32], pool
     scores = metrics.cosine_ranking(vectors[rows], reports[rows][first])
     ranks = right_ranks(scores, own[:, None] == np.arange(len(distinct))[None])
     for k in (1, 5, 10):
-        yield f"r@{k}", _spread((ranks <= k).astype(np.float64), rows, len(texts))
+        hits = np.full(len(texts), np.nan)
+        hits[rows] = ranks <= k
+        yield f"r@{k}", hits
 
 
 def _auc(runs: Sequence[System], pool: Pool, times: Float) -> Figure | None:
@@ -115,10 +105,10 @@ def judge(runs: Sequence[System], every: Sequence[Pool]) -> Judged:
             for name, value in by_query(run, pool):
                 values.setdefault(name, []).append(value)
         for name, each in values.items():
-            mean = np.mean(each, axis=0)
+            queries = round(float(np.mean([(~np.isnan(value)).sum() for value in each])))
             seeds = tuple(float(np.nanmean(value)) for value in each)
             draws = np.mean([mean_draws(value, times) for value in each], axis=0)
-            judged[pool.source, name] = Figure(seeds, draws, int((~np.isnan(mean)).sum()))
+            judged[pool.source, name] = Figure(seeds, draws, queries)
         auc = _auc(runs, pool, times)
         if auc is not None:
             judged[pool.source, "auc"] = auc

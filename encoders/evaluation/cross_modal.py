@@ -1,17 +1,23 @@
-"""Image to report and report to image: where the right one stands."""
+"""Image to report and report to image: where the right one stands, and what the reports found have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.evaluation.pools import LEAST_IMAGES, Float, Pool
+from encoders.evaluation.resampling import difference, resamples, summary
 from encoders.evaluation.systems import System
 from encoders.training import metrics
 
 KS = (1, 5, 10)
+GRADED = "ndcg@10"
+#: How often chance is drawn.
+SEEDS = 20
 
 
 def right_ranks(scores: Float, right: NDArray[np.bool_]) -> Float:
@@ -27,42 +33,118 @@ def right_ranks(scores: Float, right: NDArray[np.bool_]) -> Float:
     return np.asarray(1 + (wrong > best).sum(1) + (wrong == best).sum(1) / 2, dtype=np.float64)
 
 
-def _direction(ranks: Float, chance: Float) -> dict[str, Any]:
-    figures: dict[str, Any] = {"queries": len(ranks), "median_rank": float(np.median(ranks))}
-    for k in KS:
-        low, high = metrics.bootstrap((ranks <= k).astype(np.float64))
-        figures[f"r@{k}"] = {
-            "mean": float((ranks <= k).mean()), "low": low, "high": high, "chance": float((chance <= k).mean()),
-        }
-    figures["chance_median_rank"] = float(np.median(chance))
-    return figures
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a system finds across modalities, and what chance would.
+
+    Attributes
+    ----------
+    images, reports : int
+        Images that have a report, and different texts among them.
+    ranks, chance_ranks : direction -> (n,), (SEEDS, n)
+        Rank of the right entry, by pool row (image to report) or by text of the pool (report to image); NaN: no query.
+    gain, chance_gain : (n,), (SEEDS, n)
+        NDCG@10 of each abnormal image's reports by pool row, NaN: no query.
+    """
+
+    images: int
+    reports: int
+    ranks: dict[str, Float]
+    chance_ranks: dict[str, Float]
+    gain: Float
+    chance_gain: Float
 
 
-def cross_modal(system: System, pool: Pool, seeds: int = 20) -> dict[str, Any] | None:
-    """Return both directions' R@k and median rank, or None without enough images that have a report.
+def found(system: System, pool: Pool) -> Found | None:
+    """Return what a system finds in a pool, or None without enough images that have a report.
 
-    Identical texts are one report, and every image that has it is right.
+    Identical texts are one report, and every image that has it is right. What image and report share: abnormal findings
+    that the image is coded with and any image of that text, the image's own report among the entries.
     """
     if system.report is None:
         return None
     image, report = system.runs[0][pool.rows], system.report[pool.rows]
-    texts = np.array(pool.texts, dtype=object)
-    usable = np.isfinite(image).all(1) & np.isfinite(report).all(1) & (texts != "")
-    if usable.sum() < LEAST_IMAGES:
+    every, text_of_row = np.unique(np.array(pool.texts, dtype=np.str_), return_inverse=True)
+    texts = np.array(pool.texts, dtype=np.str_)
+    rows = np.flatnonzero(np.isfinite(image).all(1) & np.isfinite(report).all(1) & (texts != ""))
+    if len(rows) < LEAST_IMAGES:
         return None
-    image, report, texts = image[usable], report[usable], texts[usable]
-    distinct, first, of_image = np.unique(texts.astype(str), return_index=True, return_inverse=True)
+    distinct, first, of_image = np.unique(text_of_row[rows], return_index=True, return_inverse=True)
     right = of_image[:, None] == np.arange(len(distinct))[None]
-    scores = metrics.cosine_ranking(image, report[first])
+    known = np.nan_to_num(pool.abnormal[rows])
+    told = np.array([known[of_image == text].max(0) for text in range(len(distinct))])
+    relevance = known @ told.T
+    sick = np.flatnonzero(relevance.any(1))
+    places = {"image_to_report": (rows, len(texts)), "report_to_image": (distinct, len(every))}
+
+    def ranks(scores: Float) -> dict[str, Float]:
+        result = {}
+        for direction, (table, truth) in {
+            "image_to_report": (scores, right), "report_to_image": (scores.T, right.T),
+        }.items():
+            place, length = places[direction]
+            result[direction] = np.full(length, np.nan)
+            result[direction][place] = right_ranks(table, truth)
+        return result
+
+    def gain(scores: Float) -> Float:
+        wide = np.full(len(texts), np.nan)
+        wide[rows[sick]] = metrics.ndcg(scores[sick], relevance[sick])
+        return wide
+
+    scores = metrics.cosine_ranking(image[rows], report[rows][first])
     generator = np.random.default_rng(0)
-    drawn = [generator.random(scores.shape) for _ in range(seeds)]
+    drawn = [generator.random(scores.shape) for _ in range(SEEDS)]
+    by_chance = [ranks(each) for each in drawn]
+    return Found(
+        len(rows), len(distinct), ranks(scores),
+        {direction: np.array([each[direction] for each in by_chance]) for direction in places},
+        gain(scores), np.array([gain(each) for each in drawn]),
+    )
+
+
+def _cell(ours: Float, chance: Float, reference: Float | None) -> dict[str, Any]:
+    times = resamples(len(ours))
+    cell = {**summary(ours, times), "chance": float(np.nanmean(chance))}
+    both = None if reference is None else ~np.isnan(ours) & ~np.isnan(reference)
+    if reference is not None and both is not None and both.any():
+        cell["reference_minus_this"] = difference(
+            np.where(both, reference, np.nan), np.where(both, ours, np.nan), times
+        )
+    return cell
+
+
+def _within(ranks: Float, k: int) -> Float:
+    return np.where(np.isnan(ranks), np.nan, (ranks <= k).astype(np.float64))
+
+
+def _figures(mine: Found, reference: Found | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"images": mine.images, "reports": mine.reports}
+    for direction, ranks in mine.ranks.items():
+        chance = mine.chance_ranks[direction]
+        figures: dict[str, Any] = {
+            "queries": int((~np.isnan(ranks)).sum()),
+            "median_rank": float(np.nanmedian(ranks)),
+            "chance_median_rank": float(np.nanmedian(chance)),
+        }
+        for k in KS:
+            other = None if reference is None else _within(reference.ranks[direction], k)
+            figures[f"r@{k}"] = _cell(_within(ranks, k), _within(chance, k), other)
+        result[direction] = figures
+    if not np.isnan(mine.gain).all():
+        other = None if reference is None else reference.gain
+        result["image_to_report"][GRADED] = _cell(mine.gain, mine.chance_gain, other)
+    return result
+
+
+def cross_modal(models: Sequence[System], pool: Pool) -> dict[str, dict[str, Any]]:
+    """Return system -> both directions' R@k and median rank, and NDCG@10 of image to report.
+
+    Each figure has its interval by bootstrap over queries, chance, and the paired difference to the first system, over
+    the queries that both have. Systems without enough images that have a report are left out.
+    """
+    every = {system.name: each for system in models if (each := found(system, pool)) is not None}
+    reference = models[0].name
     return {
-        "images": len(image),
-        "reports": len(distinct),
-        "image_to_report": _direction(
-            right_ranks(scores, right), np.concatenate([right_ranks(d, right) for d in drawn])
-        ),
-        "report_to_image": _direction(
-            right_ranks(scores.T, right.T), np.concatenate([right_ranks(d.T, right.T) for d in drawn])
-        ),
+        name: _figures(mine, every.get(reference) if name != reference else None) for name, mine in every.items()
     }

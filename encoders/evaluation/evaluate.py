@@ -18,6 +18,19 @@ from encoders.evaluation.subgroups import subgroups
 from encoders.evaluation.systems import System
 from encoders.training.manifest import ManifestError, Sample
 
+#: What a figure's name means, in the JSON and on the page.
+LEGEND = {
+    "map@k of protocol A": "AP divided by the hits in the top k; a query without one there is left out, in each run by "
+    "itself, so that a system that finds nothing is not charged for it",
+    "map0@k": "the same, and a query without a hit in the top k counts 0",
+    "mapn@k, and map@k of protocol B and headings": "AP divided by min(k, R), R = relevant entries in the database",
+    "queries": "only those that an entry of another patient could answer; in a table the same ones for all figures but "
+    "for map@k of protocol A",
+    "ndcg@k": "gain 2^r - 1, r = shared labels, ideal list from the whole database",
+    "image_to_report ndcg@10": "abnormal images; r = abnormal findings of both image and report; its own is one",
+    "reference_minus_this": "difference of means and its 95 % interval, paired by query",
+}
+
 #: (what, done, of)
 Progress = Callable[[str, int, int], None]
 
@@ -116,11 +129,12 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
 def _judge(
     pool: Pool, every: Sequence[System], encoders: Mapping[str, Encoder]
 ) -> tuple[dict[str, Any], PoolResult] | None:
-    if np.nansum(pool.abnormal) < retrieval.LEAST_QUERIES:
-        return None                                                 # nobody to look for: normal films only
+    known = np.nan_to_num(pool.abnormal)
+    if not retrieval.possible(known @ known.T, pool.same_patient).any():
+        return None                                                 # nobody to look for, for instance normal films only
     model = every[0]
     tables, graded = _retrieval(pool, every)
-    lead = graded[model.name][retrieval.LEAD]
+    lead = graded[model.name][retrieval.LEAD][0]
     models = [system for system in every if system.name in encoders]
     vectors = model.runs[0][pool.rows]
     found = {system.name: classification.finding_table(system, pool) for system in models}
@@ -129,10 +143,9 @@ def _judge(
         "view": pool.view,
         "images": len(pool.rows),
         "coded": int((~np.isnan(pool.labels).all(1)).sum()),
+        "abnormal": int(known.any(1).sum()),
         "retrieval": tables,
-        "cross_modal": {
-            system.name: figures for system in models if (figures := cross_modal(system, pool)) is not None
-        },
+        "cross_modal": cross_modal(models, pool),
         "findings": found,
         "mean_auc": classification.mean_auc(models, pool),
         "calibration": {
@@ -142,10 +155,19 @@ def _judge(
             }
             for system in models
         },
-        "subgroups": subgroups(model, pool, lead, graded[systems.RANDOM][retrieval.LEAD]),
+        "subgroups": subgroups(model, pool, lead, graded[systems.RANDOM][retrieval.LEAD].mean(0)),
         "labeler": classification.labeler_table(pool),
     }
     return result, PoolResult(pool, vectors, lead)
+
+
+def _nothing_to_find(chosen: Sequence[Pool]) -> str:
+    if not any(np.nansum(pool.abnormal) for pool in chosen):
+        return "no image is coded with an abnormal finding; fill the column chexpert"
+    return (
+        "no two images of one source and view, of different patients, share an abnormal finding, so that there is "
+        "nothing to find; name more studies, and fill the columns chexpert and patient_id"
+    )
 
 
 def evaluate(
@@ -174,7 +196,7 @@ def evaluate(
     tell("judge", len(chosen), len(chosen))
     kept = [each for each in judged if each is not None]
     if not kept:
-        raise ManifestError(f"{manifest}: no image is coded with an abnormal finding; fill the column chexpert")
+        raise ManifestError(f"{manifest}: {_nothing_to_find(chosen)}")
     results = {
         "manifest": manifest.name,
         "split": options.split,
@@ -184,6 +206,7 @@ def evaluate(
         "unreadable": len(faults),
         "reference": every[0].name,
         "chance": systems.RANDOM,
+        "legend": LEGEND,
         "systems": [{"name": system.name, "note": system.note} for system in every],
         "pools": [result for result, _ in kept],
     }

@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).parent / "report.html"
 COLUMNS = {
     "B": ("ndcg@10", "map@10", "p@10", "acg@10", "wmap"),
     "headings": ("ndcg@10", "map@10", "p@10"),
-    "A": ("map@10", "map@5", "map@20", "map@all", "map0@10", "mapn@10", "acc@1", "acc@5"),
+    "A": ("map@10", "map0@1", "map@5", "map@20", "map@all", "map0@10", "mapn@10", "acc@1", "acc@5"),
 }
 
 
@@ -43,7 +43,7 @@ def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str, sheets:
     return {
         "ndcg": plots.curves_by_k(result["retrieval"]["by_k"], reference, "ndcg"),
         "map": plots.curves_by_k(result["retrieval"]["by_k"], reference, "map"),
-        "findings": plots.finding_bars(result["findings"][reference]) if result["findings"][reference] else None,
+        "findings": plots.finding_bars(result["findings"]) if result["findings"][reference] else None,
         "calibration": {name: plots.reliability_diagram({name: diagram}) for name, diagram in diagrams.items()},
         "subspace": plots.subspace_map(drawn),
         "sheets": contact_sheets(drawn) if sheets else [],

@@ -57,18 +57,25 @@ def curves_by_k(by_k: Mapping[str, Any], reference: str, figure_name: str) -> st
     return _data_url(figure)
 
 
-def finding_bars(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return AUC by finding with intervals, best first, and a line at chance."""
-    ordered = sorted((row for row in rows if row["finding"] != "No Finding"), key=lambda row: row["auc"])
-    figure, axes = _axes(WIDTH_IN, 0.9 + 0.27 * max(1, len(ordered)))
-    places = np.arange(len(ordered))
-    axes.barh(places, [row["auc"] for row in ordered], color=REFERENCE, height=0.62)
-    for place, row in zip(places, ordered, strict=True):
-        axes.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1)
+def finding_bars(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return each system's AUC by finding with intervals, the first system's best first, and a line at chance."""
+    first, *_ = tables.values()
+    ordered = sorted((row for row in first if row["finding"] != "No Finding"), key=lambda row: row["auc"])
+    figure, axes = _axes(WIDTH_IN, 0.9 + (0.16 + 0.13 * len(tables)) * max(1, len(ordered)))
+    places, thick = np.arange(len(ordered)), 0.75 / len(tables)
+    for number, ((name, rows), colour) in enumerate(zip(tables.items(), (REFERENCE, *OTHERS * 2), strict=False)):
+        known = {row["finding"]: row for row in rows}
+        shown = [(place, known[row["finding"]]) for place, row in enumerate(ordered) if row["finding"] in known]
+        level = np.array([place for place, _ in shown]) + ((len(tables) - 1) / 2 - number) * thick
+        axes.barh(level, [row["auc"] for _, row in shown], color=colour, height=0.9 * thick, label=name)
+        for height, (_, row) in zip(level, shown, strict=True):
+            axes.plot([row["low"], row["high"]], [height, height], color=INK, linewidth=1)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
     axes.set_yticks(places, [f"{row['finding']} (n={row['positives']})" for row in ordered], fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_xlabel("AUC (dashed: chance)")
+    if len(tables) > 1:
+        figure.legend(fontsize=8, frameon=False, loc="outside upper left", ncols=2)
     return _data_url(figure)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,10 +24,26 @@ def resamples(n: int) -> NDArray[np.float64]:
 
 
 def mean_draws(values: Float, times: Float) -> Float:
-    """Return the mean of values (n,), NaN where there is none, in each draw."""
-    known = ~np.isnan(values)
-    total = times @ known
-    return np.asarray(times @ np.nan_to_num(values) / np.where(total > 0, total, np.nan))
+    """Return the mean of values (n,) or (runs, n), NaN where there is none, in each draw.
+
+    An image counts in as many runs as it has a value in: what a run leaves out does not choose among the others.
+    """
+    runs = np.atleast_2d(values)
+    total = times @ (~np.isnan(runs)).sum(0)
+    return np.asarray(times @ np.nan_to_num(runs).sum(0) / np.where(total > 0, total, np.nan))
+
+
+def summary(values: Float, times: Float) -> dict[str, Any]:
+    """Return mean, interval and number of queries (of a run, on average) of values (n,) or (runs, n)."""
+    low, high = interval(mean_draws(values, times))
+    queries = round(float((~np.isnan(np.atleast_2d(values))).sum(1).mean()))
+    return {"mean": float(np.nanmean(values)), "low": low, "high": high, "queries": queries}
+
+
+def difference(ours: Float, theirs: Float, times: Float) -> tuple[float, float, float]:
+    """Return the mean of `ours` minus that of `theirs` and its 95 % interval, both in the same draws."""
+    draws = mean_draws(ours, times) - mean_draws(theirs, times)
+    return (float(np.nanmean(ours) - np.nanmean(theirs)), *interval(draws))
 
 
 def auc_draws(scores: Float, truth: Float, times: Float) -> Float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from encoders.base import FINDING_NAMES
 from encoders.evaluation.pools import Float, Pool
+from encoders.evaluation.resampling import difference, resamples, summary
 from encoders.evaluation.systems import System
 from encoders.training import metrics
 
@@ -36,26 +37,28 @@ def rank(system: System, pool: Pool) -> Ranking:
     return Ranking(tuple(metrics.cosine_ranking(vectors, vectors) for vectors in chosen), rows)
 
 
-def _mean_over_runs(values: Sequence[Mapping[str, Float]]) -> dict[str, Float]:
-    return {name: np.mean([value[name] for value in values], axis=0) for name in values[0]}
-
-
-def _spread(values: Float, rows: np.ndarray, n: int) -> Float:
-    """Return values by the pool's own row, NaN where this row was no query."""
-    wide = np.full(n, np.nan)
-    wide[rows] = values
+def _by_row(runs: Sequence[Mapping[str, Float]], rows: np.ndarray, n: int) -> dict[str, Float]:
+    """Return figure -> (runs, n) values by the pool's own row, NaN where this row was no query."""
+    wide = {name: np.full((len(runs), n), np.nan) for name in runs[0]}
+    for number, run in enumerate(runs):
+        for name, values in run.items():
+            wide[name][number, rows] = values
     return wide
 
 
+def possible(relevance: Float, excluded: np.ndarray) -> np.ndarray:
+    """Return (queries,): whether any entry that a query may find is relevant to it. Others say nothing of a ranking."""
+    return np.asarray(((relevance > 0) & ~excluded).any(1))
+
+
 def graded(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, Float]:
-    """Return protocol B's figures by pool row: NDCG, mAP, P and ACG at 10, wMAP (NaN: no query)."""
+    """Return protocol B's figures (runs, n) by pool row: NDCG, mAP, P and ACG at 10, wMAP (NaN: nothing to find)."""
     known, apart = labels[ranking.rows], excluded[np.ix_(ranking.rows, ranking.rows)]
     runs = [metrics.protocol_b(scores, known, apart) for scores in ranking.cosines]
-    queries = ranking.rows[runs[0].queries]
-    return {
-        name: _spread(values, queries, len(labels))
-        for name, values in _mean_over_runs([run.values for run in runs]).items()
-    }
+    queries = runs[0].queries
+    asked = possible(np.nan_to_num(known[queries]) @ np.nan_to_num(known).T, apart[queries])
+    values = [{name: value[asked] for name, value in run.values.items()} for run in runs]
+    return _by_row(values, ranking.rows[queries[asked]], len(labels))
 
 
 def variety(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, int]:
@@ -67,17 +70,20 @@ def variety(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, 
 
 
 def protocol_a(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, Float]:
-    """Return the paper's figures by pool row: a hit shares any of the 14 labels, No Finding too.
+    """Return the paper's figures (runs, n) by pool row: a hit shares any of the 14 labels, No Finding too.
 
     ``map@k`` is NaN for a query without a hit in the top k, ``map0@k`` counts it as 0, ``mapn@k`` divides by min(k, R).
+    Every figure is NaN for a query that could not hit anything.
     """
     coded = np.flatnonzero(~np.isnan(labels[ranking.rows]).all(1))
     rows = ranking.rows[coded]
     known = np.nan_to_num(labels[rows])
     relevance, apart = (known @ known.T > 0).astype(np.float64), excluded[np.ix_(rows, rows)]
+    asked = possible(relevance, apart)
+    relevance, apart = relevance[asked], apart[asked]
     runs = []
     for every in ranking.cosines:
-        scores = every[np.ix_(coded, coded)]
+        scores = every[np.ix_(coded[asked], coded)]
         values: dict[str, Float] = {}
         for k in (1, 5, 10, 20, None):
             name = "all" if k is None else str(k)
@@ -87,47 +93,49 @@ def protocol_a(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[st
         for k in (1, 5):
             values[f"acc@{k}"] = (metrics.precision_at(scores, relevance, k, apart) > 0).astype(np.float64)
         runs.append(values)
-    return {name: _spread(values, rows, len(labels)) for name, values in _mean_over_runs(runs).items()}
+    return _by_row(runs, rows[asked], len(labels))
 
 
 def by_k(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, list[float]]:
-    """Return protocol B's mean NDCG and mAP at each of KS."""
+    """Return protocol B's mean NDCG and mAP at each of KS; NaN without a query that could find anything."""
     known, apart = np.nan_to_num(labels[ranking.rows]), excluded[np.ix_(ranking.rows, ranking.rows)]
-    queries = np.flatnonzero(known.sum(1) > 0)
+    queries = np.flatnonzero(possible(known @ known.T, apart))
     relevance, apart = known[queries] @ known.T, apart[queries]
+    if len(queries) == 0:
+        return {figure: [float("nan")] * len(KS) for figure in ("ndcg", "map")}
 
     def mean(k: int, figure: str) -> float:
         values = [
             metrics.ndcg(s[queries], relevance, k, apart)
             if figure == "ndcg"
-            else np.nan_to_num(metrics.average_precision(s[queries], relevance, k, apart, "all"))
+            else metrics.average_precision(s[queries], relevance, k, apart, "all")
             for s in ranking.cosines
         ]
-        return float(np.nanmean(values))
+        return float(np.mean(values))
 
     return {figure: [mean(k, figure) for k in KS] for figure in ("ndcg", "map")}
 
 
 def by_finding(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, dict[str, float]]:
-    """Return mAP@10 and P@10 for each finding on its own, with its queries and share (what chance finds)."""
+    """Return mAP@10 and P@10 for each finding on its own, with its queries and the P@10 of chance."""
     table: dict[str, dict[str, float]] = {}
     for column, name in enumerate(FINDING_NAMES):
         if name == "No Finding":
             continue
-        coded = ~np.isnan(labels[ranking.rows, column])
+        coded = np.flatnonzero(~np.isnan(labels[ranking.rows, column]))
         rows = ranking.rows[coded]
         present = labels[rows, column] > 0
-        if present.sum() < LEAST_QUERIES:
+        apart = excluded[np.ix_(rows, rows)]
+        asked = np.flatnonzero(present & possible(np.broadcast_to(present, apart.shape), apart))
+        if len(asked) < LEAST_QUERIES:
             continue
-        apart = excluded[np.ix_(rows, rows)][present]
-        relevance = np.repeat(present[None].astype(np.float64), int(present.sum()), 0)
-        scores = [cosines[np.ix_(coded, coded)][present] for cosines in ranking.cosines]
+        apart = apart[asked]
+        relevance = np.repeat(present[None].astype(np.float64), len(asked), 0)
+        scores = [cosines[np.ix_(coded[asked], coded)] for cosines in ranking.cosines]
         table[name] = {
-            "queries": int(present.sum()),
-            "share": float(present.mean()),
-            "map@10": float(
-                np.mean([np.nan_to_num(metrics.average_precision(s, relevance, 10, apart, "all")) for s in scores])
-            ),
+            "queries": len(asked),
+            "chance p@10": float(((relevance * ~apart).sum(1) / (~apart).sum(1)).mean()),
+            "map@10": float(np.mean([metrics.average_precision(s, relevance, 10, apart, "all") for s in scores])),
             "p@10": float(np.mean([metrics.precision_at(s, relevance, 10, apart) for s in scores])),
         }
     return table
@@ -136,21 +144,27 @@ def by_finding(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[st
 def summarised(values: Mapping[str, Mapping[str, Float]], reference: str) -> dict[str, dict[str, Any]]:
     """Return figure -> system -> mean, interval, number of queries, paired difference to the reference system.
 
+    The difference is over the queries that both systems were asked, so that it is that of the means wherever these are
+    all. A form that skips queries without a hit skips them in each run, draw and system by itself.
+
     Parameters
     ----------
-    values : mapping of system to figure to (n,) per-query values, NaN where there is none
+    values : mapping of system to figure to (runs, n) values by pool row, NaN where there is none
     """
+    asked = {
+        system: np.any([~np.isnan(value).all(0) for value in figures.values()], axis=0)
+        for system, figures in values.items()
+    }
+    times = resamples(len(asked[reference]))
     table: dict[str, dict[str, Any]] = {}
     for system, figures in values.items():
         for name, value in figures.items():
             if np.isnan(value).all():
                 continue
-            low, high = metrics.bootstrap(value)
-            cell: dict[str, Any] = {
-                "mean": float(np.nanmean(value)), "low": low, "high": high, "queries": int((~np.isnan(value)).sum()),
-            }
-            other = values[reference].get(name)
-            if system != reference and other is not None and (~np.isnan(value) & ~np.isnan(other)).any():
-                cell["reference_minus_this"] = metrics.paired_bootstrap(other, value)
+            cell = summary(value, times)
+            both = asked[system] & asked[reference]
+            ours, theirs = (np.where(both, each, np.nan) for each in (values[reference][name], value))
+            if system != reference and not (np.isnan(ours).all() or np.isnan(theirs).all()):
+                cell["reference_minus_this"] = difference(ours, theirs, times)
             table.setdefault(name, {})[system] = cell
     return table

@@ -17,7 +17,9 @@ NOT_CODED: dict[str, tuple[str, ...]] = {
     "nih-chestxray14": ("Enlarged Cardiomediastinum", "Fracture", "Support Devices"),
 }
 
-REQUIRED = ("study_id", "image_path", "findings", "impression")
+REQUIRED = ("study_id", "image_path")
+#: What a cell of `chexpert` may name: the 14 findings, and "Other" (labelled, none of the 14).
+_CODES = {name.lower(): name for name in (*FINDING_NAMES, "Other")}
 
 
 class ManifestError(EncodersError):
@@ -61,8 +63,19 @@ def headings(source_labels: str) -> tuple[str, ...]:
 
 
 def coded_findings(names: Iterable[str], dataset: str) -> tuple[float, ...]:
-    """Return the 14 labels of a coded study: 1 for the findings named, 0 for others, NaN where nothing was coded."""
-    present = {name.strip() for name in names if name.strip()}
+    """Return the 14 labels of a coded study: 1 for the findings named, 0 for others, NaN where nothing was coded.
+
+    Raises
+    ------
+    ManifestError
+        If a name, in upper or lower case, is neither one of FINDING_NAMES nor "Other".
+    """
+    stripped = [name.strip() for name in names if name.strip()]
+    wrong = [name for name in stripped if name.lower() not in _CODES]
+    if wrong:
+        known = ", ".join(_CODES.values())
+        raise ManifestError(f"{wrong[0]!r} is no finding; known are, with ';' between them: {known}")
+    present = {_CODES[name.lower()] for name in stripped}
     if not present:
         return (NAN,) * len(FINDING_NAMES)
     unknown = {name for prefix, names_ in NOT_CODED.items() if dataset.startswith(prefix) for name in names_}
@@ -77,20 +90,21 @@ def _age(text: str) -> float:
 
 
 def read_manifest(path: Path, split: str | None = None) -> list[Sample]:
-    """Return the samples of a CSV with columns study_id, image_path, findings, impression and, if there, more.
+    """Return the samples of a CSV with columns study_id, image_path and, if there, more.
 
     Parameters
     ----------
     path : Path
-        Image paths in it are relative to its folder. Further columns: dataset, patient_id, view, source_labels,
-        chexpert (names of the findings present, separated by semicolons; empty: not coded), split, sex, age.
+        Image paths in it are relative to its folder. Further columns: findings, impression, dataset, patient_id, view,
+        source_labels, chexpert (names of the findings present, separated by semicolons; "Other": none of the 14; empty:
+        not coded), split, sex, age.
     split : str or None
         Only the rows of this split.
 
     Raises
     ------
     ManifestError
-        If the file cannot be read or lacks a column.
+        If the file cannot be read, lacks a column or names an unknown finding.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -102,11 +116,15 @@ def read_manifest(path: Path, split: str | None = None) -> list[Sample]:
         if missing:
             raise ManifestError(f"{path}: lacks the column {missing[0]!r}; it needs {', '.join(REQUIRED)}")
     samples = []
-    for row in rows:
+    for number, row in enumerate(rows, start=2):                    # the header is row 1
         value = {name: (text or "") for name, text in row.items() if isinstance(name, str)}
         if split is not None and value.get("split", "") != split:
             continue
         dataset = value.get("dataset", "")
+        try:
+            labels = coded_findings(value.get("chexpert", "").split(";"), dataset)
+        except ManifestError as error:
+            raise ManifestError(f"{path}, row {number}, column chexpert: {error}") from error
         samples.append(
             Sample(
                 dataset=dataset,
@@ -114,9 +132,9 @@ def read_manifest(path: Path, split: str | None = None) -> list[Sample]:
                 patient_id=value.get("patient_id") or value["study_id"],
                 image_path=path.parent / value["image_path"] if value["image_path"] else None,
                 view=value.get("view") or "unknown",
-                findings=value["findings"],
-                impression=value["impression"],
-                labels=coded_findings(value.get("chexpert", "").split(";"), dataset),
+                findings=value.get("findings", ""),
+                impression=value.get("impression", ""),
+                labels=labels,
                 source_labels=headings(value.get("source_labels", "")),
                 split=value.get("split", ""),
                 sex=value.get("sex", ""),

@@ -1,15 +1,20 @@
 """``cxrfind query --explain`` over a real Catalogue, index and the shipped model."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from daemon.cli import cli
+from daemon.explaining import _in_words, findings_of
+from daemon.finder.similarity import Match
+from encoders.base import FINDING_NAMES, Basis
 from encoders.phantom import draw
 from encoders.registry import load_encoder
-from storage.base import InstanceRecord, InstanceState
+from storage.base import InstanceRecord, InstanceState, ReportRecord, StudyRecord
 from storage.catalogue import open_catalogue
 from storage.renditions import Renditions
 
@@ -47,13 +52,37 @@ def test_example_and_best_match_are_written_side_by_side_in_colour(site, tmp_pat
     assert result.exit_code == 0, result.output
     assert "findings of both" in result.output
     picture = Image.open(path).convert("RGB")
-    assert picture.width > 1.9 * picture.height
+    assert picture.width > 1.6 * picture.height
     for left in (0, picture.width // 2):
         red, _, blue = picture.crop((left, 0, left + picture.width // 2, picture.height)).split()
         assert max(r - b for r, b in zip(red.get_flattened_data(), blue.get_flattened_data(), strict=True)) > 60
 
 
-def test_a_text_has_no_regions_to_explain(site, tmp_path):
+def test_a_text_has_no_regions_to_explain_and_is_refused_before_the_search(site, tmp_path):
     result = query(site, "--text", "effusion", "--explain", str(tmp_path / "why.png"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "give --study or --file" in result.output
+    assert "score" not in result.output
+
+
+def test_a_study_has_what_its_report_says_and_only_without_one_what_the_model_sees():
+    seen = np.full(14, 0.05, np.float32)
+    seen[[FINDING_NAMES.index("Edema"), FINDING_NAMES.index("No Finding")]] = 0.9
+    study = StudyRecord("1.2", "P", {}, {}, ("Atelectasis", "No Finding"), None, "PACS")
+    assert findings_of(None, seen) == findings_of(study, seen) == {"Edema": "by the model, 0.90"}
+    reported = replace(study, report=ReportRecord(findings="Atelectasis.", impression=""))
+    assert findings_of(reported, seen) == {"Atelectasis": "by report"}
+
+
+def test_the_words_say_by_what_the_match_was_ranked_and_who_found_what():
+    match = Match(1, "1.2", 0.8, 0.93, Basis.JOINT, "", None)
+    ranked, shared, threshold = _in_words(
+        match, 0.71, {"Edema": "by the model, 0.56", "Fracture": "by report"}, {"Edema": "by report"}
+    )
+    assert "#1, score 0.80, ranked by JOINT with cosine 0.930; the pictures show only" in ranked
+    assert shared == "images' cosine 0.710; findings of both: Edema (example by the model, 0.56; match by report)"
+    assert "at least 0.20" in threshold
+    alone = _in_words(match._replace(basis=Basis.IMAGE), 0.71, {"Edema": "by report"}, {"Fracture": "by report"})
+    assert len(alone) == 2
+    assert alone[0].endswith("cosine 0.930")
+    assert alone[1].endswith("findings of both: none")

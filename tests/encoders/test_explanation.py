@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from encoders.base import FINDING_NAMES
 from encoders.common_subspace import CommonSubspaceEncoder
-from encoders.explanation import Attribution, _overlaps, explain, overlay, shared_findings
+from encoders.explanation import Attribution, _overlaps, explain, overlay
 from encoders.phantom import draw
 
 
@@ -61,12 +60,16 @@ def test_the_parts_of_a_crop_are_shared_out_without_loss():
     assert np.array_equal(_overlaps(3, 0.0, 1.0, 3), np.eye(3))
 
 
-def test_shared_findings_are_those_that_both_have_the_surest_first():
-    a, b = np.full(14, 0.05), np.full(14, 0.05)
-    for name, (of_a, of_b) in {"Edema": (0.9, 0.3), "Fracture": (0.5, 0.4), "Pneumonia": (0.9, 0.1)}.items():
-        a[FINDING_NAMES.index(name)], b[FINDING_NAMES.index(name)] = of_a, of_b
-    a[0] = b[0] = 0.9  # No Finding is none
-    assert [each.name for each in shared_findings(a, b)] == ["Fracture", "Edema"]
+def test_borders_of_cells_of_several_sizes_do_not_show():
+    wide, narrow = np.repeat(np.arange(5.0), 6), np.repeat(np.arange(6.0) % 2, 5)
+    contributions = np.tile(wide + narrow, (30, 1)).astype(np.float32)
+    steps = [np.abs(np.diff(Attribution(contributions, 0.0, cell).heat[0])).max() for cell in (1, 6)]
+    assert steps[1] < 0.5 * steps[0]
+
+
+def test_the_model_that_sees_side_by_side_tells_how_large_its_largest_cells_are(explained):
+    assert explained.a.contributions.shape == (30, 30)              # squares of 160 and 192 pixels: 5 and 6 positions
+    assert explained.a.cell == 6
 
 
 def test_the_overlay_keeps_the_picture_where_there_is_no_heat_and_colours_it_elsewhere():

@@ -99,6 +99,35 @@ def test_reports_are_found_from_images_and_images_from_reports(judged):
     assert pool(judged, "small")["cross_modal"] == {}
 
 
+def test_across_modalities_each_figure_has_its_paired_difference_to_the_reference(judged):
+    seeing, blind = (pool(judged)["cross_modal"][name] for name in ("seeing", "blind"))
+    for direction in ("image_to_report", "report_to_image"):
+        for name in ("r@1", "r@5", "r@10"):
+            ours, theirs = seeing[direction][name], blind[direction][name]
+            assert "reference_minus_this" not in ours
+            difference, low, high = theirs["reference_minus_this"]
+            assert difference == pytest.approx(ours["mean"] - theirs["mean"])
+            assert low < difference < high
+
+
+def test_the_reports_found_by_an_image_are_judged_by_the_findings_that_both_share(judged):
+    ours, theirs = (pool(judged)["cross_modal"][name]["image_to_report"]["ndcg@10"] for name in ("seeing", "blind"))
+    assert ours["queries"] == theirs["queries"] == 40               # every third study of 60 is normal
+    assert theirs["chance"] + 0.3 < ours["mean"]
+    assert theirs["mean"] == pytest.approx(theirs["chance"], abs=0.1)
+    assert theirs["reference_minus_this"][1] > 0
+    assert "ndcg@10" not in pool(judged)["cross_modal"]["seeing"]["report_to_image"]
+
+
+def test_a_manifest_without_columns_of_reports_is_judged_without_them(rewrite, reader):
+    def images_only(row):
+        return {name: value for name, value in row.items() if name not in ("findings", "impression")}
+
+    evaluation = evaluate(rewrite(images_only), {"seeing": reader()}, EvaluationOptions(baselines=False, limit=30))
+    assert lead(evaluation, "seeing")["mean"] > 0.9
+    assert pool(evaluation)["cross_modal"] == {}
+
+
 def test_subgroups_cover_all_queries_once(judged):
     table = pool(judged)["subgroups"]
     whole = next(row for row in table if row["kind"] == "view")
@@ -148,6 +177,11 @@ def test_a_manifest_with_nothing_to_judge_is_refused_with_the_cure(rewrite, squa
         evaluate(squares, {"m": reader()}, EvaluationOptions(split="test"))
     with pytest.raises(ManifestError, match="column chexpert"):
         evaluate(rewrite(lambda row: {**row, "chexpert": ""}), {"m": reader()}, QUICK)
+    with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
+        evaluate(rewrite(lambda row: {**row, "patient_id": "one"}), {"m": reader()}, QUICK)
+    alone = rewrite(lambda row: {**row, "chexpert": "Edema" if row["study_id"] in ("s1", "s70") else "No Finding"})
+    with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
+        evaluate(alone, {"m": reader()}, QUICK)
     with pytest.raises(ManifestError, match="at least 20"):
         evaluate(rewrite(lambda row: row if int(row["study_id"][1:]) < 10 else None), {"m": reader()}, QUICK)
 

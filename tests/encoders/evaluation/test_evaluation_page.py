@@ -57,6 +57,24 @@ def test_the_page_names_every_system_and_source_and_shows_chance(written, judged
     assert "chance" in page
 
 
+def test_the_page_says_how_many_queries_there_are_and_what_each_form_means(written, judged):
+    page = " ".join(re.sub(r"data:image/[^\"]*|<[^>]*>", " ", written.read_text(encoding="utf-8")).split())
+    assert "Queries: 40 of the 40 abnormal images" in page
+    assert "Queries: 60 of the 60 coded images" in page
+    assert "divided by min(k, R)" in page
+    assert judged.results["legend"]["map0@k"] in page
+
+
+def test_the_page_compares_checkpoints_finding_by_finding_and_across_modalities(written, judged):
+    page = written.read_text(encoding="utf-8")
+    for name in ("seeing", "blind"):
+        assert all(f"<th>{figure} {name}</th>" in page for figure in ("AUC", "AP", "P@10"))
+    gain = judged.results["pools"][0]["cross_modal"]["blind"]["report_to_image"]["r@1"]["reference_minus_this"][0]
+    table = page[page.index("Image and report") :]
+    assert f"{gain:+.3f}" in table
+    assert table.count("chance") > 10
+
+
 def test_no_patient_or_study_is_named_on_the_page(written):
     text = re.sub(r"data:image/[^\"]*", "", written.read_text(encoding="utf-8"))
     assert not re.search(r"\bs\d+\b|\bp\d+\b|word\d+", text)
