@@ -24,6 +24,7 @@ LEGEND = {
     "itself, so that a system that finds nothing is not charged for it",
     "map0@k": "the same, and a query without a hit in the top k counts 0",
     "mapn@k, and map@k of protocol B and headings": "AP divided by min(k, R), R = relevant entries in the database",
+    "acc@k": "share of queries with a hit in the top k; acc@1 is map0@1 and mapn@1, and map@1 is 1 by definition",
     "queries": "only those that an entry of another patient could answer; in a table the same ones for all figures but "
     "for map@k of protocol A",
     "ndcg@k": "gain 2^r - 1, r = shared labels, ideal list from the whole database",

@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).parent / "report.html"
 COLUMNS = {
     "B": ("ndcg@10", "map@10", "p@10", "acg@10", "wmap"),
     "headings": ("ndcg@10", "map@10", "p@10"),
-    "A": ("map@10", "map0@1", "map@5", "map@20", "map@all", "map0@10", "mapn@10", "acc@1", "acc@5"),
+    "A": ("map@10", "map@5", "map@20", "map@all", "map0@1", "map0@10", "mapn@10", "acc@5"),
 }
 
 
