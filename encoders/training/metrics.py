@@ -1,4 +1,4 @@
-"""Retrieval and classification figures: protocol A (the paper's), protocol B (ours) and cross-modal."""
+"""Retrieval and classification figures: what protocols A and B (ours) are made of, and cross-modal."""
 
 from __future__ import annotations
 
@@ -91,25 +91,6 @@ def same(groups: Sequence[str], others: Sequence[str] | None = None) -> Bool:
     return np.asarray(left[:, None] == right[None, :], dtype=bool)
 
 
-def protocol_a(scores: Float, labels: Float, excluded: Bool, ks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float]:
-    """Return the paper's figures: a hit shares any of the 14 labels, "No Finding" too; all queries.
-
-    ``map@k`` skips queries without a hit in the top k, ``map0@k`` counts them as 0, ``mapn@k`` divides by min(k, R).
-    """
-    known = np.nan_to_num(labels)
-    relevance = (known @ known.T > 0).astype(np.float64)
-    figures: dict[str, float] = {}
-    for k in [*ks, None]:
-        ap = average_precision(scores, relevance, k, excluded)
-        name = "all" if k is None else str(k)
-        figures[f"map@{name}"] = float(np.nanmean(ap))
-        figures[f"map0@{name}"] = float(np.nan_to_num(ap).mean())
-        figures[f"mapn@{name}"] = float(np.nanmean(average_precision(scores, relevance, k, excluded, "all")))
-    for k in (1, 5):
-        figures[f"acc@{k}"] = float((precision_at(scores, relevance, k, excluded) > 0).mean())
-    return figures
-
-
 @dataclass(frozen=True, slots=True)
 class ProtocolB:
     """Per-query values of protocol B, for means, intervals and subgroups."""
@@ -151,19 +132,6 @@ def protocol_b(
     )
 
 
-def chance_ndcg(labels: Float, excluded: Bool, k: int = 10, seeds: int = 20) -> float:
-    """Return protocol B's NDCG@k of random rankings, averaged over seeds."""
-    generator = np.random.default_rng(0)
-    return float(
-        np.mean(
-            [
-                protocol_b(generator.random((len(labels), len(labels))), labels, excluded, k).means()[f"ndcg@{k}"]
-                for _ in range(seeds)
-            ]
-        )
-    )
-
-
 def auc(scores: Float, truth: Float) -> float:
     """Return the area under the ROC curve (ties count half); NaN unless both classes are there."""
     known = ~np.isnan(truth)
@@ -202,11 +170,3 @@ def bootstrap(values: Float, rounds: int = 2000, seed: int = 0) -> tuple[float, 
     means = clean[generator.integers(0, len(clean), (rounds, len(clean)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
-
-
-def paired_bootstrap(a: Float, b: Float, rounds: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Return mean of a − b over the queries that both have, and its 95 % interval."""
-    both = ~np.isnan(a) & ~np.isnan(b)
-    difference = a[both] - b[both]
-    low, high = bootstrap(difference, rounds, seed)
-    return float(difference.mean()), low, high

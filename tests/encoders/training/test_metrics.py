@@ -37,14 +37,6 @@ def test_average_precision_has_the_three_forms_of_the_model_page():
     assert np.isnan(metrics.average_precision(scores, relevance, 1)[0])
 
 
-def test_protocol_a_counts_queries_without_a_hit_as_skipped_and_as_zero():
-    labels = np.eye(3)[[0, 0, 1]]
-    scores = np.array([[0, 0.9, 0.1], [0.9, 0, 0.1], [0.5, 0.4, 0]])
-    figures = metrics.protocol_a(scores, labels, np.eye(3, dtype=bool), ks=(1,))
-    assert figures["map@1"] == pytest.approx(1.0)
-    assert figures["map0@1"] == pytest.approx(2 / 3)
-
-
 def test_protocol_b_asks_only_for_abnormal_studies_but_searches_all():
     labels = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     perfect = labels @ labels.T + 0.0
@@ -80,18 +72,3 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_queries():
     assert low < few.mean() < high
     narrow = metrics.bootstrap(many)
     assert narrow[1] - narrow[0] < (high - low) / 4
-
-
-def test_a_paired_bootstrap_sees_a_small_steady_gain():
-    generator = np.random.default_rng(3)
-    base = generator.random(200)
-    mean, low, _ = metrics.paired_bootstrap(base + 0.01, base)
-    assert mean == pytest.approx(0.01)
-    assert low > 0
-
-
-def test_chance_grows_with_the_share_of_relevant_entries():
-    rare, common = np.zeros((200, 2)), np.zeros((200, 2))
-    rare[:10, 0], common[:120, 0] = 1, 1
-    apart = np.eye(200, dtype=bool)
-    assert metrics.chance_ndcg(rare, apart, seeds=3) < 0.2 < 0.4 < metrics.chance_ndcg(common, apart, seeds=3)
