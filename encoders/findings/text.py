@@ -16,7 +16,7 @@ _END = re.compile(
 #: "1.", "2)", "- " in front of an item.
 _ITEM = re.compile(r"(?:\s|[-*•.]|\(?\d{1,2}[.)](?=\s|$|[A-Z]))+")
 _LINE_END = re.compile(r"(?<=\S)\s*\n")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 #: Headings that a dictated text may hold inside its two sections; what stands under a context heading is no finding.
 _HEADING = re.compile(
     r"\b(?:(?P<text>findings|impression|conclusion|opinion|chest)"
