@@ -75,15 +75,20 @@ _CLAIMING = re.compile(
     rf"|[^,]*\b(?:is|are|was|were|has|have|had)\b(?! (?:(?:not|also|been|\w+ly) )*(?:{_SEEN}|detected|visible|found"
     r"|observed|shown|apparent|suspected|suggested)\b)"
     r"|[^,]*\b(?:persists?|remains?|appears?|shows?|measures?|terminates?|projects?|overl(?:ies|ie|ying))\b"
-    r"|[^,]*\bin (?:\w+ )?(?:place|position|situ)\b"
+    r"|[^,]*\b(?:in (?:\w+ )?(?:place|position|situ)|\d[\d.]*\s*[cm]m)\b"
 )
 #: So has one after a comma that says where: "no consolidation, atelectasis in the left base".
 _PLACED = re.compile(
     r"(?:(?!\bwith\b)[^,])*?\b(?:left|right|bilateral(?:ly)?|(?:bi)?bas(?:al|ilar)|retrocardiac|lobes?|lingula\w*|[rl][lmu]l"
     r"|bas(?:e|es)|apex|apices|hemithorax)\b"
 )
-#: A list that "or" still joins is one list: "no consolidation, large left effusion, or pneumothorax".
-_LIST_GOES_ON = re.compile(r"(?!possible|probable|likely)[^,]*\b(?:or|nor)\b|.*?,\s*(?:or|nor)\b")
+#: A list that "or" still joins is one list ("no consolidation, small effusion or pneumothorax"), unless it stands
+#: between two readings of one thing: "no pneumonia, mild bibasilar atelectasis or scarring".
+_EITHER = r"(?:atelecta\w+|scar\w*|fibrosis|thickening)"
+_LIST_GOES_ON = re.compile(
+    rf"(?!possible|probable|likely|[^,]*\b{_EITHER} or (?:\w+ )?{_EITHER})[^,]*\b(?:or|nor)\b"
+    r"|.*?,\s*(?:or|nor)\b"
+)
 _LIST_ENDS = re.compile(r"\b(?:no|not|without|but|however|although|though|which|while|there|with)\b")
 _COMMA = re.compile(r",")
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|demonstrates?|remains?|appears?)\b|,(?!.*\b(?:or|and)\b)")
