@@ -39,7 +39,10 @@ def label(source: Path, out: Path) -> None:
     """Find the 14 CheXpert observations in report texts: 1, 0, -1 uncertain, empty not mentioned."""
     from encoders.findings import label_csv
 
-    click.echo(f"{label_csv(source, out)} reports labelled: {out}")
+    labelled = label_csv(source, out)
+    click.echo(f"{labelled.reports} reports labelled: {out}")
+    if labelled.not_english:
+        click.echo(f"{labelled.not_english} of them left empty: not in English")
 
 
 @click.command()

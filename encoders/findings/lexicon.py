@@ -80,7 +80,7 @@ def _compile(pattern: str, fragments: Mapping[str, str], where: str) -> re.Patte
     text = _joined(pattern)
     while re.search(r"<([a-z0-9_]+)>", text):
         text = re.sub(r"<([a-z0-9_]+)>", fragment, text)
-    text = re.sub(r"\s+", " ", text.strip()).replace(" ?", r"[\s-]*").replace(" ", r"[\s-]+")
+    text = re.sub(r"\s+", " ", text.strip()).replace(" ?", r"[\s:-]*").replace(" ", r"[\s:-]+")
     try:
         return re.compile(rf"(?<![a-z0-9])(?:{text})(?![a-z])")
     except re.error as error:
@@ -91,8 +91,8 @@ def _compile(pattern: str, fragments: Mapping[str, str], where: str) -> re.Patte
 def lexicon() -> Lexicon:
     """Return the tables of ``phrases.toml`` and ``scopes.toml``, compiled.
 
-    Patterns are regular expressions over lower-case text; a space matches spaces and hyphens, ``<name>`` inserts a
-    fragment.
+    Patterns are regular expressions over lower-case text; a space matches spaces, hyphens and colons, ``<name>``
+    inserts a fragment.
     """
     phrases, scopes = _read("phrases.toml"), _read("scopes.toml")
     fragments = phrases["fragments"]

@@ -18,8 +18,8 @@ _SIDES = re.compile(
 )
 _CLAUSE = re.compile(r",|\b(?:and|or|but|with|versus|vs)\b")
 
-#: Blanks, hyphens and apostrophes of word processors, and the colon of structured reports ("Heart: normal").
-_PLAIN = str.maketrans("\n\r\t\u00a0\u2010\u2011\u2013\u2014\u2019:", "    ----' ")
+#: Blanks, hyphens and apostrophes of word processors.
+_PLAIN = str.maketrans("\n\r\t\u00a0\u2010\u2011\u2013\u2014\u2019", "    ----'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,16 +24,20 @@ _STATES = {
     "elsewhere": State.NONE,
     "removed": State.NEGATIVE,
     "open": State.UNCERTAIN,
+    "remaining": State.POSITIVE,
     "negated": State.NEGATIVE,
+    "unseen": State.NEGATIVE,
     "uncertain": State.UNCERTAIN,
     "probable": State.POSITIVE,
 }
 #: What ends the reach of each kind.
 _STOPS = {
-    "elsewhere": ("stop", "statement", "comma"),
+    "elsewhere": ("stop", "stop_elsewhere", "statement", "comma"),
     "removed": ("stop",),
     "negated": ("stop", "stop_negated", "statement"),
+    "unseen": ("stop", "stop_negated", "statement"),
     "open": ("stop", "statement"),
+    "remaining": ("stop",),
     "uncertain": ("stop", "statement"),
     "probable": ("stop", "statement"),
 }
@@ -49,22 +53,47 @@ class _Found:
     end: int
 
 
-#: After a comma or "and", these words open a new statement, so that a negation before them has ended, as does a verb
-#: before a comma:
-#: "no pneumothorax, small left effusion". Words such as "large" or "focal" do not: they belong to negated lists.
-_NEW_STATEMENT = re.compile(
-    r"\b(?:seen|identified|noted|present|appreciated|demonstrated|visuali[sz]ed|evident)\s*,\s*"
-    r"|(?:,|\band\b|,\s*and\b|(?<!compatible )(?<!consistent )\bwith\b)\s+(?=(?:"
+#: What joins the items of a list: "no consolidation, effusion and pneumothorax".
+_JOINT = re.compile(r"(?:,|:|(?<=\s)[-/]+(?=\s)|\band\b|(?<!compatible )(?<!consistent )(?<!associated )\bwith\b)\s+")
+_SEEN = r"(?:seen|identified|noted|present|appreciated|demonstrated|visuali[sz]ed|evident)"
+#: These words open a new statement after a joint, so that every trigger before it has ended, as does a verb before a
+#: comma: "no pneumothorax, small left effusion".
+_OPENING = re.compile(
     r"(?:a|an|the|there|some|again|small|mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|stable"
     r"|unchanged|persistent|low|increased|decreased|improved|slight(?:ly)?|tiny|trace|possible|probable|likely|scattered"
     r"|chronic|old|healed|bibasilar|left|right|bilateral|calcified|subsegmental|streaky|redemonstrat\w+|this|these|it)\b"
     r"|(?:heart|lungs?|cardiac|cardiomediastinal|mediastinum|mediastinal|bon\w+|osseous|aort\w+|trachea"
-    r"|pulmonary vascul\w+)\b[^,]*"
-    r"\b(?:is|are|appears?|remains?)\b))"
+    r"|pulmonary vascul\w+)\b[^,]*\b(?:is|are|appears?|remains?)\b"
 )
+_SEEN_BEFORE_COMMA = re.compile(rf"\b{_SEEN}\s*,\s*")
+#: An item that says how, where or that something is has left the list of what is denied; "large", "focal" or no word
+#: at all ("no consolidation, effusion") have not.
+_CLAIMING = re.compile(
+    r"(?:new|severe|marked|extensive|worse(?:ning)?|increasing|improving|resolving|residual|progressive|recurrent|known"
+    r"|patchy|subtle|faint|hazy|diffuse|multiple|multifocal|several|numerous|few|linear|ill|prominent|enlarged"
+    r"|borderline|worsened|prior|previous|continued|ongoing)\b"
+    rf"|[^,]*\b(?:is|are|was|were|has|have|had)\b(?! (?:(?:not|also|been|\w+ly) )*(?:{_SEEN}|detected|visible|found"
+    r"|observed|shown|apparent|suspected|suggested)\b)"
+    r"|[^,]*\b(?:persists?|remains?|appears?|shows?|measures?|terminates?|projects?|overl(?:ies|ie|ying))\b"
+    r"|[^,]*\b(?:in (?:\w+ )?(?:place|position|situ)|\d[\d.]*\s*[cm]m)\b"
+)
+#: So has one after a comma that says where: "no consolidation, atelectasis in the left base".
+_PLACED = re.compile(
+    r"(?:(?!\bwith\b)[^,])*?\b(?:left|right|bilateral(?:ly)?|(?:bi)?bas(?:al|ilar)|retrocardiac|lobes?|lingula\w*|[rl][lmu]l"
+    r"|bas(?:e|es)|apex|apices|hemithorax)\b"
+)
+#: A list that "or" still joins is one list ("no consolidation, small effusion or pneumothorax"), unless it stands
+#: between two readings of one thing: "no pneumonia, mild bibasilar atelectasis or scarring".
+_EITHER = r"(?:atelecta\w+|scar\w*|fibrosis|thickening)"
+_LIST_GOES_ON = re.compile(
+    rf"(?!possible|probable|likely|[^,]*\b{_EITHER} or (?:\w+ )?{_EITHER})[^,]*\b(?:or|nor)\b"
+    r"|.*?,\s*(?:or|nor)\b"
+)
+_LIST_ENDS = re.compile(r"\b(?:no|not|without|but|however|although|though|which|while|there|with)\b")
 _COMMA = re.compile(r",")
-_LIST_GOES_ON = re.compile(r"\b(?:or|nor)\b")
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|demonstrates?|remains?|appears?)\b|,(?!.*\b(?:or|and)\b)")
+#: What may follow a judgement set behind a comma: "effusions, resolved."
+_APPENDED = re.compile(r"\s*(?:$|[,.)]|and\b)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +136,32 @@ def _triggers(text: str) -> list[_Found]:
     for candidate in candidates:
         if all(_apart(candidate, other) for other in kept):
             kept.append(candidate)
-    for match in _NEW_STATEMENT.finditer(text):
-        rest = text[match.end() :].partition(",")[0]
-        if not _LIST_GOES_ON.search(rest):
-            kept.append(_Found("statement", "both", match.start(), match.start() + 1))
+    kept += _statements(text)
     kept += [_Found("comma", "both", match.start(), match.end()) for match in _COMMA.finditer(text)]
     return sorted(kept, key=lambda found: found.start)
+
+
+def _statements(text: str) -> Iterator[_Found]:
+    """Yield where a new statement begins within the sentence, and where only what a negation denies ends (an item)."""
+    for seen in _SEEN_BEFORE_COMMA.finditer(text):
+        if not _list_goes_on(text, seen.end()):
+            yield _Found("statement", "both", seen.start(), seen.end())
+    for joint in _JOINT.finditer(text):
+        if _list_goes_on(text, joint.end()):
+            continue
+        if _OPENING.match(text, joint.end()):
+            yield _Found("statement", "both", joint.start(), joint.end())
+        elif (
+            joint[0].startswith("-")
+            or _CLAIMING.match(text, joint.end())
+            or (joint[0].startswith((",", ":", "/")) and _PLACED.match(text, joint.end()))
+        ):
+            yield _Found("item", "both", joint.start(), joint.end())
+
+
+def _list_goes_on(text: str, start: int) -> bool:
+    ending = _LIST_ENDS.search(text, start)
+    return _LIST_GOES_ON.match(text, start, ending.start() if ending else len(text)) is not None
 
 
 def _apart(one: _Found, other: _Found) -> bool:
@@ -139,7 +188,7 @@ def _verdict(text: str, place: Place, triggers: list[_Found]) -> Verdict:
 def _governs(text: str, place: Place, found: _Found, triggers: list[_Found]) -> bool:
     if found.kind not in _STATES:
         return False
-    if found.kind == "removed" and place.finding != "Support Devices":
+    if found.kind == ("unseen" if place.finding == "Support Devices" else "removed"):
         return False
     stops = _STOPS[found.kind]
     if place.kind in ("predicate", "uncertain") and place.start <= found.start and found.end <= place.end:
@@ -148,9 +197,11 @@ def _governs(text: str, place: Place, found: _Found, triggers: list[_Found]) -> 
         near = place.start - found.end <= _ADJACENT
         if place.kind == "predicate" and found.kind == "negated" and not near:
             return False
-        return not _stopped(found.end, place.start, triggers, stops)
+        return not _stopped(found.end, place.start, triggers, (*stops, "item") if found.kind == "negated" else stops)
     if found.side == "after" and found.start >= place.end:
-        return not _stopped(place.end, found.start, triggers, stops) and not _VERB.search(text, place.end, found.start)
+        between = text[place.end : found.start]
+        reaches = _APPENDED.match(text, found.end) if between.strip() == "," else not _VERB.search(between)
+        return bool(reaches) and not _stopped(place.end, found.start, triggers, stops)
     return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 #: A full stop ends a sentence unless it stands in a number ("1.2 cm") or after one of these abbreviations.
 _ABBREVIATIONS = r"(?<!\bvs)(?<!\bDr)(?<!\bdr)(?<!\bcf)(?<!\be\.g)(?<!\bi\.e)(?<!\bapprox)"
@@ -15,7 +16,7 @@ _END = re.compile(
 #: "1.", "2)", "- " in front of an item.
 _ITEM = re.compile(r"(?:\s|[-*•.]|\(?\d{1,2}[.)](?=\s|$|[A-Z]))+")
 _LINE_END = re.compile(r"(?<=\S)\s*\n")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 #: Headings that a dictated text may hold inside its two sections; what stands under a context heading is no finding.
 _HEADING = re.compile(
     r"\b(?:(?P<text>findings|impression|conclusion|opinion|chest)"
@@ -23,6 +24,14 @@ _HEADING = re.compile(
     r"|comparisons?|techniques?|procedure|views?|date of exam))\s*:",
     re.IGNORECASE,
 )
+#: A line that goes on whatever its length: it ends in one of these, or has one word only.
+_UNFINISHED = re.compile(
+    r"(?:\b(?:an?|the|this|no|not|without|of|in|on|at|to|for|from|by|with|and|or|is|are|was|were|has|have|been|as|than"
+    r"|left|right)|[,(/&-]|^\s*\S+)\s*$",
+    re.IGNORECASE,
+)
+#: Text is wrapped at this many characters at least, unless it is all in capitals and no line had room for more.
+_NARROWEST = 60
 #: No radiologist's sentence is longer; text without any punctuation is cut so that the work stays linear in its length.
 _LONGEST = 800
 
@@ -47,13 +56,30 @@ def sentences(text: str) -> list[Sentence]:
     A context heading reaches to the end of its line, or of its sentence where all stands on one line.
     """
     found: list[Sentence] = []
+    items = _item_ends(text)
     for start, end in _readable(text):
         begin = start
-        for ending in _END.finditer(text, start, end):
-            found += _trimmed(text, begin, ending.start())
-            begin = ending.end()
+        endings = [ending.span() for ending in _END.finditer(text, start, end)]
+        for stop, following in sorted(endings + [(at, at + 1) for at in items if start <= at < end]):
+            found += _trimmed(text, begin, stop)
+            begin = max(begin, following)
         found += _trimmed(text, begin, end)
     return found
+
+
+def _item_ends(text: str) -> list[int]:
+    """Return the line breaks at which an item without a full stop ends: its line had room for the next word."""
+    lines = text.split("\n")
+    one_case = text in (text.upper(), text.lower())
+    longest = max(map(len, lines))
+    breaks, at = [], -1
+    for line, following in pairwise(lines):
+        at += len(line) + 1
+        word = following.split(maxsplit=1)[:1]
+        if word and (one_case or not word[0][0].islower()) and not _UNFINISHED.search(line):
+            breaks.append((at, len(line) + 1 + len(word[0])))
+    wrapped = one_case and all(needed > longest for _, needed in breaks)
+    return [] if wrapped else [at for at, needed in breaks if needed <= max(longest, _NARROWEST)]
 
 
 def _readable(text: str) -> Iterator[tuple[int, int]]:

@@ -21,6 +21,18 @@ from storage.renditions import Renditions
 DX, SR, NOTE = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.88.59"
 
 
+def test_label_tells_how_many_reports_are_not_in_english(tmp_path):
+    reports = tmp_path / "reports.csv"
+    reports.write_text("study_id,findings,impression\n1,Clear lungs.,\n2,Kein Pneumothorax.,\n", encoding="utf-8")
+    command = ["label", "--csv", str(reports), "--out"]
+    answer = CliRunner().invoke(cli, [*command, str(tmp_path / "labels.csv")])
+    assert "2 reports labelled" in answer.output
+    assert "1 of them left empty: not in English" in answer.output
+    refused = CliRunner().invoke(cli, [*command, str(reports)])
+    assert "name another file" in str(refused.exception)
+    assert "Kein Pneumothorax" in reports.read_text(encoding="utf-8")
+
+
 def _element(vr, value):
     return {"vr": vr, "Value": [value]}
 

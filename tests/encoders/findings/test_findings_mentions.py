@@ -67,6 +67,22 @@ def test_decimals_abbreviations_and_item_numbers_do_not_split_sentences():
     assert [sentence.text for sentence in sentences(text)] == ["A 1.2 cm nodule vs. scar", "Heart normal"]
 
 
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("No effusion\nSmall left pneumothorax\nCardiomegaly", 3),
+        ("NO EFFUSION\nSMALL LEFT PNEUMOTHORAX\nMODERATE CARDIOMEGALY", 3),
+        ("THERE IS NO LEFT\nPLEURAL EFFUSION", 1),  # may be wrapped at 16 characters
+        ("no effusion\nsmall pneumothorax\nsevere left atelectasis", 3),
+        ("There is no evidence of\nPneumothorax", 1),
+        ("No consolidation\nor effusion", 1),
+        ("There is no focal consolidation, no pneumothorax and no pleural\nEffusion", 1),
+    ],
+)
+def test_a_line_that_had_room_for_the_next_word_ends_an_item(text, items):
+    assert len(sentences(text)) == items
+
+
 def test_text_without_punctuation_is_cut_between_words():
     text = "effusion " * 500
     pieces = sentences(text)

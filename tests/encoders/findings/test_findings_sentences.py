@@ -45,6 +45,7 @@ SENTENCES = {
         The right pneumothorax has almost completely resolved. => PX0
         Infiltrate has cleared. => LO0
         The effusion described before is not seen on this exam. => PE0
+        Effusions, resolved. => PE0
     """,
     "end of a negation": """
         No pneumothorax, small right effusion. => PX0 PE1
@@ -58,6 +59,39 @@ SENTENCES = {
         Stable cardiomegaly, no effusion. => CM1 PE0
         Left basilar atelectasis without infiltrate. => AT1 LO0
         The pulmonary edema is unchanged and no new consolidation is seen. => ED1 CO0
+        No effusion, large left pneumothorax. => PE0 PX1
+        No pneumothorax, new left lower lobe opacity. => PX0 LO1
+        No effusion, severe cardiomegaly. => PE0 CM1
+        No acute fracture, several old right rib fractures. => FX1
+        No edema, atelectasis at the right base. => ED0 AT1
+        Heart size normal, no edema, nodule in the left lower lobe. => CM0 ED0 LL1
+        No effusion and pneumothorax persists. => PE0 PX1
+        No consolidation and effusions are larger. => CO0 PE1
+        No pneumothorax, effusions and atelectasis are unchanged. => PX0 PE1 AT1
+        No effusion, edema has worsened. => PE0 ED1
+        No effusion, feeding tube in good position. => PE0 SD1
+        No effusion, tracheal tube 4 cm above the carina. => PE0 SD1
+        No pneumonia, mild bibasilar scarring or atelectasis. => PN0 AT1
+        No pneumothorax status post left subclavian line placement. => PX0 SD1
+        No pneumothorax post chest tube placement. => PX0 SD1
+        No consolidation in this patient with known edema. => CO0 ED1
+        No effusion given cardiomegaly. => PE0 CM1
+        No effusion adjacent to the rib fractures. => PE0 FX1
+        No effusion - cardiomegaly - basilar atelectasis => PE0 CM1 AT1
+        No effusion / mild edema : small right pneumothorax => PE0 ED1 PX1
+        No effusion, possible atelectasis or scarring at the base. => PE0 AT-1
+    """,
+    "a negated list": """
+        No pneumothorax, effusion, or focal opacity. => PX0 PE0 LO0
+        No large pneumothorax, effusion. => PX0 PE0
+        No consolidation, large effusion or pneumothorax => CO0 PE0 PX0
+        No consolidation, small effusion, pneumothorax, or mass. => CO0 PE0 PX0 LL0
+        No infiltrate, cardiomegaly. => LO0 CM0
+        No effusion and pneumothorax are seen. => PE0 PX0
+        No evidence of the following: pneumothorax, effusion. => PX0 PE0
+        No post-procedural pneumothorax. => PX0
+        No acute or post traumatic fracture. => FX0
+        Resolution of the small pneumothorax and basilar opacities. => PX0 LO0
     """,
     "words that only look like negation": """
         No change in moderate right pleural effusion. => PE1
@@ -71,6 +105,8 @@ SENTENCES = {
         There is no longer any pneumothorax. => PX0
         Patchy non-segmental opacities. => LO1
         The lungs are not clear: bibasilar consolidation. => CO1
+        No worse pulmonary edema. => ED1
+        Near complete resolution of the right pneumothorax with minimal residual. => PX1
     """,
     "doubt": """
         Pneumonia cannot be excluded. => PN-1
@@ -96,6 +132,12 @@ SENTENCES = {
         Rule out pneumonia. => PN-1
         Compared with May 12, effusion has increased. => PE1
         Left lower lobe consolidation, compatible with pneumonia in the appropriate clinical setting. => CO1 PN-1
+        This is unlikely to represent edema. => ED0
+        Opacity unlikely to be edema. => LO1 ED0
+        Doubt pneumothorax. => PX-1
+        Edema is doubtful. => ED-1
+        No doubt this is pneumonia. => PN1
+        Nodule versus nipple shadow. => LL-1
     """,
     "probability claims": """
         Opacities likely reflect atelectasis. => LO1 AT1
@@ -119,6 +161,7 @@ SENTENCES = {
         CT is more sensitive for detecting nodules. =>
         Repeat film after treatment of pneumonia. =>
         Correlate clinically for pneumonia. =>
+        Patient with history of effusion has a persistent left basilar opacity. => LO1
     """,
     "heart": """
         The heart is mildly enlarged. => CM1
@@ -140,6 +183,14 @@ SENTENCES = {
         The cardiac silhouette is normal in size. => CM0 EC0
         Heart size, mediastinal contour, and pulmonary vascularity are within normal limits. => CM0 EC0
         The cardiac, mediastinal and hilar contours are normal. => EC0 CM0
+        Increased heart size. => CM1
+        Increased heart rate. =>
+        Dilated heart. => CM1
+        Heart size is stable and enlarged. => CM1
+        Heart size unchanged, mildly enlarged. => CM1
+        Heart is stable and prominent hilar vessels are seen. =>
+        The cardiothoracic ratio is increased. => CM1
+        Cardiac silhouette is stable and enlarged. => EC1 CM-1
     """,
     "mediastinum": """
         Widened superior mediastinum. => EC1
@@ -150,6 +201,8 @@ SENTENCES = {
         The mediastinum is stable. =>
         Enlarged mediastinal lymph nodes. =>
         Prominent hilar contours. =>
+        The mediastinal contour is unchanged and widened. => EC1
+        Mediastinum is stable and prominent pulmonary arteries. =>
     """,
     "lungs": """
         Air-space disease at the left base. => LO1
@@ -169,6 +222,13 @@ SENTENCES = {
         Lytic lesion in the left humerus. =>
         Mass effect on the trachea. =>
         Bone density is decreased. =>
+        The right upper lobe is collapsed. => AT1
+        LUL collapse. => AT1
+        No collapse or mass. => AT0 LL0
+        Collapse of the T9 vertebral body. =>
+        Right middle lobe volume loss. =>
+        LLL PNA. => PN1
+        Small right PTX. => PX1
     """,
     "pleura": """
         Small bilateral pleural effusions, left greater than right, have increased. => PE1
@@ -184,6 +244,7 @@ SENTENCES = {
         Pleural effusion: Small left. => PE1
         Pneumothorax: none. => PX0
         Pneumothorax: No. => PX0
+        Blunting of the right costophrenic angle. =>
     """,
     "bones": """
         Old healed left rib fractures. => FX1
@@ -192,6 +253,9 @@ SENTENCES = {
         There are no fractures or dislocations. => FX0
         The sternotomy wires are fractured. =>
         Hand. Fracture through the waist of the scaphoid. =>
+        The lateral screw of the clavicular plate is fractured. =>
+        Fracture of the most lateral fixation screw. =>
+        Compression deformity of L2, age indeterminate. =>
     """,
     "devices": """
         ET tube terminates 4 cm above the carina. => SD1
@@ -209,6 +273,11 @@ SENTENCES = {
         Right PICC has been removed. => SD0
         Interval removal of the endotracheal tube and right subclavian catheter. => SD0
         Interval chest tube removal with no pneumothorax. => SD0 PX0
+        The tip of the central line is not visualized. => SD1
+        The nasogastric tube is not well seen. => SD1
+        The nasogastric tube is no longer seen. => SD0
+        Lumbar plate and screws. => SD1
+        ECG leads overlie the heart. => SD1
     """,
     "longer dictation": """
         Bilateral nodular opacities that most likely represent nipple shadows. => LO1 LL-1
@@ -235,7 +304,7 @@ SENTENCES = {
         Deep sulcus sign raises concern for pneumothorax. => PX-1
         No supine evidence of pneumothorax. => PX0
         There is a calcified left lower lobe nodule. => LL1
-        Nipple shadows versus pulmonary nodules. => LL1
+        Nipple shadows versus pulmonary nodules. => LL-1
         Bilateral interstitial infiltrates, representing edema or atypical pneumonia. => LO1 ED1 PN1
         Left pleural effusion has resolved, and left basilar atelectasis has improved. => PE0 AT1
         No change in left effusion or right atelectasis. => PE1 AT1
