@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +100,9 @@ def split_by_patient(
     """Yield the examples with a split: by patient, and patients that share an identical report text together.
 
     A split that the data set gives is kept. Patients joined by identical report texts form one group, so that no text
-    stands in two splits (946 of the 3,826 IU studies share a text).
+    stands in two splits (946 of the 3,826 IU studies share a text). Groups come in an order drawn by `seed` and fill
+    validation, then test, up to their shares of the images; a group that is larger than the room left trains.
+    Most patients keep their split when a data set grows.
     """
     rows = list(examples)
     parent: dict[str, str] = {}
@@ -118,10 +121,14 @@ def split_by_patient(
     for row in rows:
         group = root_of(f"patient {row.patient_id}")
         members[group] = min(members.get(group, row.patient_id), row.patient_id)
+    sizes = Counter(root_of(f"patient {row.patient_id}") for row in rows if not row.split)
+    room = {"val": validation * sizes.total(), "test": test * sizes.total(), "train": float("inf")}
+    drawn = {}
+    for group in sorted(sizes, key=lambda group: _unit_interval(seed, members[group])):
+        drawn[group] = next(split for split, left in room.items() if sizes[group] <= left + 0.5)
+        room[drawn[group]] -= sizes[group]
     for row in rows:
-        place = _unit_interval(seed, members[root_of(f"patient {row.patient_id}")])
-        drawn = "val" if place < validation else "test" if place < validation + test else "train"
-        yield row if row.split else replace(row, split=drawn)
+        yield row if row.split else replace(row, split=drawn[root_of(f"patient {row.patient_id}")])
 
 
 def positives(labels: Mapping[str, float] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,23 @@ def test_the_split_has_about_the_shares_asked_for_and_keeps_a_split_that_was_giv
     shares = [sum(row.split == name for row in done) / len(done) for name in ("train", "val", "test")]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
     assert done[-1].split == "test"
+
+
+@pytest.mark.parametrize("alike", [0.05, 0.3, 0.6])
+def test_the_split_has_the_shares_asked_for_though_many_patients_share_a_normal_text(alike):
+    rows = [example(f"s{n}", f"p{n}", "No acute process." if n < alike * 1000 else f"Text {n}.") for n in range(1000)]
+    for seed in range(20):
+        splits = Counter(row.split for row in split_by_patient(rows, seed))
+        assert splits == {"train": 800, "val": 100, "test": 100}
+    common = {row.split for row in split_by_patient(rows) if row.findings == "No acute process."}
+    assert len(common) == 1
+
+
+def test_most_patients_keep_their_split_when_the_data_set_grows():
+    rows = [example(f"s{n}", f"p{n}") for n in range(1000)]
+    before = [row.split for row in split_by_patient(rows[:900], seed=1)]
+    after = [row.split for row in split_by_patient(rows, seed=1)]
+    assert sum(one == other for one, other in zip(before, after, strict=False)) > 850
 
 
 def test_a_manifest_read_back_holds_what_was_written(tmp_path):
