@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoders.datasets.base import Example, chexpert_labels, either, read_table
+from encoders.datasets.base import Example, chexpert_labels, either, images_there, read_table
 from encoders.readers.sections import split_sections
 
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
@@ -64,11 +64,13 @@ def _examples(root: Path, dataset: str, suffix: str) -> Iterator[Example]:
         )
 
 
+@images_there
 def mimic_cxr_jpg(root: Path) -> Iterator[Example]:
     """Yield MIMIC-CXR-JPG: ``files/p10/p10000032/s50414267/<dicom_id>.jpg`` and the CSV files beside ``files``."""
     return _examples(root, "mimic-cxr-jpg", ".jpg")
 
 
+@images_there
 def mimic_cxr_dicom(root: Path) -> Iterator[Example]:
     """Yield MIMIC-CXR in DICOM; the CSV files of MIMIC-CXR-JPG (splits, labels, metadata) stand in the same root."""
     return _examples(root, "mimic-cxr", ".dcm")

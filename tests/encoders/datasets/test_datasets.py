@@ -8,10 +8,14 @@ import io
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from encoders.base import FINDING_NAMES
 from encoders.datasets import DATASETS, DatasetError, Example, split_by_patient, write_manifest
+from encoders.phantom import draw
+from encoders.training.arrays import load_bytes
 from encoders.training.manifest import read_manifest
 
 
@@ -42,6 +46,11 @@ def mimic(root: Path) -> None:
     table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ["subject_id", "study_id", *sorted(FINDING_NAMES)],
           ["10000032", "50000001", *["1.0" if n == "Edema" else "-1.0" if n == "Pneumonia" else "0.0"
                                      if n == "Fracture" else "" for n in sorted(FINDING_NAMES)]])
+    for study, names in (("p10/p10000032/s50000001", ("aa-1", "aa-2")), ("p10/p10000980/s50000002", ("bb-1",)),
+                         ("p11/p11000011/s50000003", ("cc-1",))):
+        for name in names:
+            touch(root / "files" / study / f"{name}.jpg")
+            touch(root / "files" / study / f"{name}.dcm")
     report = touch(root / "files/p10/p10000032/s50000001.txt")
     report.write_text(" FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n\n INDICATION:  ___ year old with dyspnea\n\n"
                       " FINDINGS: \n \n Mild pulmonary edema. No fracture.\n\n IMPRESSION: \n \n Mild edema.\n")
@@ -75,6 +84,9 @@ def test_chexpert_reads_patients_views_and_uncertain_labels(tmp_path):
           ["CheXpert-v1.0-small/train/patient00001/study1/view2_lateral.jpg", "Female", 68, "Lateral", "", *values])
     table(tmp_path / "valid.csv", header,
           ["CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg", "Male", 73, "Frontal", "AP", *values])
+    for name in ("train/patient00001/study1/view1_frontal.jpg", "train/patient00001/study1/view2_lateral.jpg",
+                 "valid/patient64541/study1/view1_frontal.jpg"):
+        touch(tmp_path / name)
     rows = list(DATASETS["chexpert"](tmp_path))
     assert [row.split for row in rows] == ["", "", "test"]
     assert rows[0].image == tmp_path / "train/patient00001/study1/view1_frontal.jpg"
@@ -83,19 +95,28 @@ def test_chexpert_reads_patients_views_and_uncertain_labels(tmp_path):
     assert rows[0].labels == {"Pneumonia": -1.0, "Edema": 1.0}
 
 
-def test_nih_maps_its_labels_keeps_its_test_list_and_leaves_out_images_that_are_not_there(tmp_path):
+@pytest.mark.parametrize(("list_name", "listed"), [
+    ("test_list.txt", "00000002_000.png"), ("test_list_NIH.txt", "00000002_000.png"),
+    ("train_val_list_NIH.txt", "00000001_000.png\n00000003_000.png"),
+])
+def test_nih_maps_its_labels_keeps_its_lists_and_leaves_out_images_that_are_not_there(
+    tmp_path, caplog, list_name, listed
+):
     table(tmp_path / "Data_Entry_2017.csv",
           ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
            "View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]", ""],
           ["00000001_000.png", "Cardiomegaly|Effusion", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""],
           ["00000002_000.png", "No Finding", 0, 2, "81", "F", "AP", 2500, 2048, 0.171, 0.171, ""],
           ["00000003_000.png", "Hernia", 0, 3, "81", "F", "PA", 2582, 2991, 0.143, 0.143, ""])
-    (tmp_path / "test_list.txt").write_text("00000002_000.png\n")
+    (tmp_path / list_name).write_text(f"{listed}\n")
     touch(tmp_path / "images_001/images/00000001_000.png")
     touch(tmp_path / "images_002/images/00000002_000.png")
     rows = list(DATASETS["nih-chestxray14"](tmp_path))
     assert [row.labels for row in rows] == [{"Cardiomegaly": 1.0, "Pleural Effusion": 1.0}, {"No Finding": 1.0}]
     assert [(row.split, row.age, row.patient_id) for row in rows] == [("", "58", "1"), ("test", "81", "2")]
+    assert caplog.messages == [
+        f"1 of 3 images are not there and left out; the first: {tmp_path / 'images/00000003_000.png'}"
+    ]
 
 
 def test_padchest_reads_python_lists_of_labels_projection_and_spanish_report(tmp_path):
@@ -108,12 +129,30 @@ def test_padchest_reads_python_lists_of_labels_projection_and_spanish_report(tmp
           [1, "2_b.png", "0", "20140915", "s2", "p2", "1940", "F", "LATERAL", "L", "", "", "1", "derram pleural .",
            "RNN_model", "['pleural effusion', 'costophrenic angle blunting', '']", "['loc left']"],
           [2, "3_c.png", "0", "20140915", "s3", "p3", "", "O", "", "COSTAL", "", "", "1", "", "RNN_model", "nan", ""])
-    image = touch(tmp_path / "0" / "1_a.png")
+    image = tmp_path / "0" / "1_a.png"
+    image.parent.mkdir()
+    Image.fromarray((draw(1, 64)[0] * 4095).astype(np.uint16)).save(image)
+    for name in ("2_b.png", "3_c.png"):
+        touch(tmp_path / name)
     rows = list(DATASETS["padchest"](tmp_path))
     assert rows[0].image == image
+    assert 60 < load_bytes(image, (64,)).mean() < 180
     assert [row.view for row in rows] == ["frontal", "lateral", "unknown"]
     assert [row.labels for row in rows] == [{"No Finding": 1.0}, {"Pleural Effusion": 1.0}, None]
     assert [row.age for row in rows] == ["84", "74", ""]
+
+
+def test_padchest_labels_that_say_nothing_of_what_is_seen_leave_a_study_unlabelled(tmp_path):
+    cells = ["['exclude']", "['suboptimal study']", "['unchanged']", "['unchanged', 'pleural effusion']",
+             "['exclude', 'pneumonia']", "['scoliosis']"]
+    table(tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
+          ["ImageID", "ImageDir", "StudyID", "PatientID", "PatientSex_DICOM", "Projection", "Report", "Labels"],
+          *([f"{n}.png", n, f"s{n}", f"p{n}", "M", "PA", "", cell] for n, cell in enumerate(cells)))
+    for n in range(len(cells)):
+        touch(tmp_path / f"{n}/{n}.png")
+    assert [row.labels for row in DATASETS["padchest"](tmp_path)] == [
+        None, None, None, {"Pleural Effusion": 1.0}, None, {}
+    ]
 
 
 def test_vindr_takes_what_two_of_three_readers_saw_and_the_consensus_in_test(tmp_path):
@@ -122,13 +161,18 @@ def test_vindr_takes_what_two_of_three_readers_saw_and_the_consensus_in_test(tmp
           ["x1", "R1", 1, 0, 1, 0], ["x1", "R2", 1, 0, 0, 0], ["x1", "R3", 0, 1, 0, 0],
           ["x2", "R1", 0, 0, 0, 1], ["x2", "R2", 0, 0, 0, 1], ["x2", "R3", 0, 0, 0, 1])
     table(tmp_path / "annotations/image_labels_test.csv", [header[0], *header[2:]], ["y1", 0, 1, 0, 0])
-    touch(tmp_path / "train/x1.dicom")
+    for name in ("train/x1", "train/x2", "test/y1"):
+        touch(tmp_path / f"{name}.dicom")
     rows = {row.study_id: row for row in DATASETS["vindr-cxr"](tmp_path)}
     assert rows["x1"].labels == {"Cardiomegaly": 1.0}
     assert rows["x2"].labels == {"No Finding": 1.0}
     assert rows["y1"].labels == {"Lung Lesion": 1.0}
     assert rows["y1"].split == "test"
     assert rows["x1"].image == tmp_path / "train/x1.dicom"
+    write_manifest(rows.values(), tmp_path / "studies.csv")
+    labels = dict(zip(FINDING_NAMES, read_manifest(tmp_path / "studies.csv")[0].labels, strict=True))
+    assert labels["Pneumonia"] == 0.0
+    assert np.isnan(labels["Support Devices"])
 
 
 IU_REPORT = """<?xml version="1.0" encoding="utf-8"?>
@@ -151,10 +195,52 @@ def test_iu_xray_gives_the_images_of_a_report_with_its_mesh_codes(tmp_path):
     assert (rows[0].findings, rows[0].impression) == ("Heart is enlarged.", "Cardiomegaly.")
 
 
-def test_iu_xray_keeps_a_report_without_image(tmp_path):
+@pytest.mark.parametrize("folder", ["NLMCXR_dcm/1", "1", "NLMCXR_dcm", ""])
+def test_iu_xray_finds_dicom_files_by_their_own_names(tmp_path, folder):
+    (tmp_path / "ecgen-radiology").mkdir()
+    named = IU_REPORT.replace("CXR7_IM-1-1001", "CXR1_1_IM-0001-3001").replace("CXR7_IM-1-2001", "CXR1_1_IM-0001-4001")
+    (tmp_path / "ecgen-radiology/1.xml").write_text(named)
+    images = [touch(tmp_path / folder / f"1_IM-0001-{number}.dcm") for number in (3001, 4001)]
+    assert [row.image for row in DATASETS["iu-xray"](tmp_path)] == images
+
+
+def test_iu_xray_keeps_a_report_without_image_and_says_which_images_are_not_there(tmp_path, caplog):
     (tmp_path / "ecgen-radiology").mkdir()
     (tmp_path / "ecgen-radiology/7.xml").write_text(IU_REPORT)
-    assert [row.image for row in DATASETS["iu-xray"](tmp_path)] == [None]
+    (tmp_path / "ecgen-radiology/8.xml").write_text(IU_REPORT.replace("CXR7", "CXR8"))
+    image = touch(tmp_path / "NLMCXR_png/CXR7_IM-1-2001.png")
+    rows = list(DATASETS["iu-xray"](tmp_path))
+    assert [(row.study_id, row.image) for row in rows] == [("CXR7", image), ("CXR8", None)]
+    assert "3 of 4 images are not there" in caplog.text
+    assert "CXR7_IM-1-1001.png" in caplog.text
+
+
+def test_iu_xray_reads_the_tables_of_kaggles_copy_with_their_views(tmp_path):
+    table(tmp_path / "indiana_reports.csv",
+          ["uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression"],
+          [1, "normal", "normal", "Xray Chest PA and Lateral", "Positive TB test", "None.", "Clear.", "Normal."],
+          [2, "Cardiomegaly/mild;Opacity/lung/left", "Cardiomegaly;Opacity", "PA", "Cough", "", "", "Large heart."])
+    table(tmp_path / "indiana_projections.csv", ["uid", "filename", "projection"],
+          [1, "1_IM-0001-4001.dcm.png", "Frontal"], [1, "1_IM-0001-3001.dcm.png", "Lateral"],
+          [2, "2_IM-0652-1001.dcm.png", "Frontal"])
+    for name in ("1_IM-0001-4001", "1_IM-0001-3001", "2_IM-0652-1001"):
+        touch(tmp_path / f"images/images_normalized/{name}.dcm.png")
+    rows = list(DATASETS["iu-xray"](tmp_path))
+    assert [(row.study_id, row.view) for row in rows] == [("CXR1", "frontal"), ("CXR1", "lateral"), ("CXR2", "frontal")]
+    assert all(row.image and row.image.exists() for row in rows)
+    assert rows[0].labels == {"No Finding": 1.0}
+    assert rows[2].labels == {"Cardiomegaly": 1.0, "Lung Opacity": 1.0}
+    assert rows[2].source_labels == ("Cardiomegaly/mild", "Opacity/lung/left")
+    assert (rows[0].findings, rows[2].impression, rows[2].indication) == ("Clear.", "Large heart.", "Cough")
+
+
+def test_a_data_set_of_whose_images_none_is_there_is_refused_with_where_it_looked(tmp_path):
+    mimic(tmp_path)
+    for image in tmp_path.rglob("*.jpg"):
+        image.unlink()
+    with pytest.raises(DatasetError, match=r"none of the 4 images .*files/p10/p10000032/s50000001/aa-1\.jpg"):
+        write_manifest(DATASETS["mimic-cxr-jpg"](tmp_path), tmp_path / "studies.csv")
+    assert not (tmp_path / "studies.csv").exists()
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
