@@ -234,6 +234,33 @@ def test_iu_xray_reads_the_tables_of_kaggles_copy_with_their_views(tmp_path):
     assert (rows[0].findings, rows[2].impression, rows[2].indication) == ("Clear.", "Large heart.", "Cough")
 
 
+def test_a_csv_of_ones_own_gets_labels_from_its_reports_where_it_has_none(tmp_path):
+    table(tmp_path / "own.csv", ["study_id", "image_path", "findings", "impression", "chexpert", "view", "split"],
+          ["s1", "a.png", "No effusion.", "Large right pneumothorax.", "", "PA", ""],
+          ["s2", "a.png", "", "", "Edema; Fracture", "lateral", "valid"], ["s3", "a.png", "", "", "Other", "", "test"],
+          ["s4", "", "The lungs are clear.", "", "", "", ""], ["s5", "a.png", "", "", "", "LATERAL", ""])
+    image = touch(tmp_path / "a.png")
+    rows = list(DATASETS["csv"](tmp_path / "own.csv"))
+    assert [row.image for row in rows] == [image, image, image, None, image]
+    assert [row.view for row in rows] == ["frontal", "lateral", "unknown", "unknown", "lateral"]
+    assert [row.split for row in rows] == ["", "val", "test", "", ""]
+    assert (rows[0].labels["Pneumothorax"], rows[0].labels["Pleural Effusion"]) == (1.0, 0.0)
+    assert [row.labels for row in rows[1:3]] == [{"Edema": 1.0, "Fracture": 1.0}, {}]
+    assert rows[3].labels is not None
+    assert rows[4].labels is None
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    (["s1", "a.png", "Pleural effusion", ""], "'Pleural effusion' in chexpert is none of"),
+    (["s1", "a.png", "", "holdout"], "split 'holdout'"),
+])
+def test_a_csv_of_ones_own_with_an_unknown_name_is_refused(tmp_path, row, reason):
+    touch(tmp_path / "a.png")
+    table(tmp_path / "own.csv", ["study_id", "image_path", "chexpert", "split"], row)
+    with pytest.raises(DatasetError, match=reason):
+        list(DATASETS["csv"](tmp_path / "own.csv"))
+
+
 def test_a_data_set_of_whose_images_none_is_there_is_refused_with_where_it_looked(tmp_path):
     mimic(tmp_path)
     for image in tmp_path.rglob("*.jpg"):
