@@ -56,7 +56,7 @@ def mimic(root: Path) -> None:
                       " FINDINGS: \n \n Mild pulmonary edema. No fracture.\n\n IMPRESSION: \n \n Mild edema.\n")
 
 
-def test_mimic_cxr_jpg_gives_official_splits_labels_views_and_report_sections(tmp_path):
+def test_mimic_cxr_jpg_gives_official_splits_labels_views_and_report_sections(tmp_path, caplog):
     mimic(tmp_path)
     rows = list(DATASETS["mimic-cxr-jpg"](tmp_path))
     assert [row.split for row in rows] == ["train", "train", "val", "test"]
@@ -69,6 +69,9 @@ def test_mimic_cxr_jpg_gives_official_splits_labels_views_and_report_sections(tm
     assert first.impression == "Mild edema."
     assert "dyspnea" in first.indication
     assert rows[2].labels is None
+    assert (rows[2].findings, rows[2].impression) == ("", "")
+    assert "2 of 3 studies have no report" in caplog.text
+    assert "s50000002.txt" in caplog.text
 
 
 def test_mimic_cxr_in_dicom_names_dcm_files(tmp_path):
