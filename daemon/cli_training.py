@@ -48,15 +48,16 @@ def label(source: Path, out: Path) -> None:
 @click.command()
 @config_option
 @click.option("--dataset", required=True,
-              help="Which layout: mimic-cxr-jpg, iu-xray, chexpert, dicom-folder, ...; catalogue: the site's own.")
-@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="The data set's own folder.")
+              help="Which layout: mimic-cxr-jpg, iu-xray, chexpert, dicom-folder, csv, ...; catalogue: the site's own.")
+@click.option("--root", type=click.Path(path_type=Path, exists=True),
+              help="The data set's own folder; of csv the file, with study_id,image_path and what else there is.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The CSV file to write.")
 @click.option("--seed", default=0, show_default=True, help="Of the split, where the data set gives none.")
 def manifest(config_path: Path | None, dataset: str, root: Path | None, out: Path, seed: int) -> None:
     """Write a data set or the catalogue as the CSV manifest that train and evaluate read.
 
-    Without a split of its own it is split by patient, identical report texts in one split. Of the catalogue the images
+    Without a split of its own it is split by patient, identical report texts in one split. A CSV's labels are read from
+    its reports where the column chexpert is empty. Of the catalogue the images
     are written, too, beside the CSV: patients' images and reports.
     """
     from daemon import training

@@ -68,7 +68,7 @@ def manifest(config: Config, dataset: str, root: Path | None, out: Path, seed: i
     if dataset not in DATASETS:
         raise click.UsageError(f"there is no data set {dataset!r}; known: {', '.join([*DATASETS, CATALOGUE_DATASET])}")
     if root is None:
-        raise click.UsageError(f"where does {dataset} lie? --root FOLDER")
+        raise click.UsageError(f"where does {dataset} lie? --root FOLDER (of csv: the file)")
     count = write_manifest(split_by_patient(DATASETS[dataset](root), seed), out)
     click.echo(f"{count} images of {dataset}: {out}")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from encoders.base import FINDING_NAMES, Encoder, Float32, Radiograph, ReportText, UnreadableInstance
-from encoders.readers import read_instance
+from encoders.base import FINDING_NAMES, Encoder, Float32, ReportText, UnreadableInstance
+from encoders.pictures import deep_pixels
 from encoders.training.manifest import Sample
 
 Progress = Callable[[int, int], None]
@@ -35,16 +35,10 @@ def read_image(path: Path, short_side: int) -> Float32:
         If the file is absent, damaged, or a DICOM object that is no radiograph.
     """
     try:
-        with path.open("rb") as file:
-            is_dicom = file.read(132)[128:] == b"DICM" or path.suffix.lower() in {".dcm", ".dicom"}
-        if is_dicom:
-            content = read_instance(path, short_side).content
-            if not isinstance(content, Radiograph):
-                raise UnreadableInstance("not a radiograph")
-            return content.pixels
+        pixels = deep_pixels(path, short_side)
+        if pixels is not None:
+            return pixels
         with Image.open(path) as image:
-            if image.mode.startswith("I;16") or image.mode == "I":
-                return np.asarray(image, dtype=np.float32) / 65535.0
             return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
         raise UnreadableInstance(f"cannot be read as JPEG, PNG or DICOM ({type(error).__name__})") from error

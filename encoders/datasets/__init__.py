@@ -1,4 +1,4 @@
-"""Data sets by name: each a function from a root folder to examples."""
+"""Data sets by name: each a function from a root, a folder or the CSV file, to examples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from encoders.datasets.base import (
     write_manifest,
 )
 from encoders.datasets.chexpert import chexpert
+from encoders.datasets.csv_file import csv_file
 from encoders.datasets.dicom_folder import dicom_folder
 from encoders.datasets.iu_xray import iu_xray
 from encoders.datasets.mimic_cxr import mimic_cxr_dicom, mimic_cxr_jpg
@@ -30,6 +31,7 @@ DATASETS: Mapping[str, Dataset] = {
     "padchest": padchest,
     "vindr-cxr": vindr_cxr,
     "dicom-folder": dicom_folder,
+    "csv": csv_file,
 }
 
 __all__ = ["DATASETS", "MANIFEST_COLUMNS", "Dataset", "DatasetError", "Example", "split_by_patient", "write_manifest"]

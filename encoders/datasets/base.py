@@ -6,11 +6,16 @@ import csv
 import gzip
 import hashlib
 import io
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 
 from encoders.base import FINDING_NAMES, EncodersError
+
+log = logging.getLogger(__name__)
 
 #: The columns of a manifest, in order. `chexpert` holds the positive findings with ";" between them, "No Finding",
 #: "Other" (labelled, none of the 14), or nothing (not labelled). `image_path` is relative to the manifest, or absolute.
@@ -84,6 +89,32 @@ def either(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).exists()), root / names[0])
 
 
+def images_there(dataset: Dataset) -> Dataset:
+    """Return a data set without the examples whose image is not there; how many those are is logged at the end.
+
+    Raises
+    ------
+    DatasetError
+        When iterated, if of the images that the data set names none is there.
+    """
+
+    @wraps(dataset)
+    def examples(root: Path) -> Iterator[Example]:
+        named, missing = 0, []
+        for example in dataset(root):
+            named += example.image is not None
+            if example.image is not None and not example.image.is_file():
+                missing.append(example.image)
+            else:
+                yield example
+        if missing and len(missing) == named:
+            raise DatasetError(f"{root} holds none of the {named} images that its tables name; the first: {missing[0]}")
+        if missing:
+            log.warning("%d of %d images are not there and left out; the first: %s", len(missing), named, missing[0])
+
+    return examples
+
+
 def chexpert_labels(row: Mapping[str, str]) -> dict[str, float]:
     """Return the CheXpert columns of a row: "1.0", "0.0", "-1.0" or empty (CheXpert and MIMIC-CXR-JPG files)."""
     return {name: float(row[name]) for name in FINDING_NAMES if row.get(name, "").strip()}
@@ -99,7 +130,9 @@ def split_by_patient(
     """Yield the examples with a split: by patient, and patients that share an identical report text together.
 
     A split that the data set gives is kept. Patients joined by identical report texts form one group, so that no text
-    stands in two splits (946 of the 3,826 IU studies share a text).
+    stands in two splits (946 of the 3,826 IU studies share a text). Groups come in an order drawn by `seed` and fill
+    validation, then test, up to their shares of the images; a group that is larger than the room left trains.
+    Most patients keep their split when a data set grows.
     """
     rows = list(examples)
     parent: dict[str, str] = {}
@@ -118,10 +151,14 @@ def split_by_patient(
     for row in rows:
         group = root_of(f"patient {row.patient_id}")
         members[group] = min(members.get(group, row.patient_id), row.patient_id)
+    sizes = Counter(root_of(f"patient {row.patient_id}") for row in rows if not row.split)
+    room = {"val": validation * sizes.total(), "test": test * sizes.total(), "train": float("inf")}
+    drawn = {}
+    for group in sorted(sizes, key=lambda group: _unit_interval(seed, members[group])):
+        drawn[group] = next(split for split, left in room.items() if sizes[group] <= left + 0.5)
+        room[drawn[group]] -= sizes[group]
     for row in rows:
-        place = _unit_interval(seed, members[root_of(f"patient {row.patient_id}")])
-        drawn = "val" if place < validation else "test" if place < validation + test else "train"
-        yield row if row.split else replace(row, split=drawn)
+        yield row if row.split else replace(row, split=drawn[root_of(f"patient {row.patient_id}")])
 
 
 def positives(labels: Mapping[str, float] | None) -> str:
@@ -133,11 +170,11 @@ def positives(labels: Mapping[str, float] | None) -> str:
 
 def write_manifest(examples: Iterable[Example], path: Path) -> int:
     """Write examples as the CSV manifest that training and evaluation read; return how many rows."""
-    count = 0
+    rows = list(examples)                               # before the file is made: a data set can be refused
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(MANIFEST_COLUMNS)
-        for row in examples:
+        for row in rows:
             image = row.image.absolute() if row.image else None
             if image and image.is_relative_to(path.parent.absolute()):
                 image = image.relative_to(path.parent.absolute())
@@ -146,8 +183,7 @@ def write_manifest(examples: Iterable[Example], path: Path) -> int:
                 row.indication, ";".join(row.source_labels), positives(row.labels), row.split, row.sex, row.age,
                 row.licence,
             ])
-            count += 1
-    return count
+    return len(rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoders.datasets.base import DatasetError, Example, chexpert_labels, read_table
+from encoders.datasets.base import DatasetError, Example, chexpert_labels, images_there, read_table
 
 LICENCE = "Stanford University Dataset Research Use Agreement"
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "No Finding")
 
 
+@images_there
 def chexpert(root: Path) -> Iterator[Example]:
     """Yield CheXpert; ``Path`` (``CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg``) starts above root.
 

@@ -6,13 +6,15 @@ Demner-Fushman et al., "Preparing a collection of radiology examinations for dis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from encoders.datasets.base import DatasetError, Example, Vocabulary
+from encoders.datasets.base import DatasetError, Example, Vocabulary, either, images_there, read_table
 
 LICENCE = "CC BY-NC-ND 4.0"
+REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 
 #: First part of a MeSH code (``Opacity/lung/base/left``) -> finding.
 VOCABULARY = Vocabulary(
@@ -73,41 +75,71 @@ def _text(tree: ElementTree.Element, label: str) -> str:
     return " ".join((node.text or "").split()) if node is not None else ""
 
 
-def _image(root: Path, name: str) -> Path | None:
-    folders = ("", "images", "NLMCXR_png", "NLMCXR_dcm")
-    for folder in folders:
-        for suffix in (".png", ".jpg", ".dcm"):
-            if (path := root / folder / f"{name}{suffix}").exists():
-                return path
-    found = sorted(root.glob(f"NLMCXR_dcm/*/{name}.dcm"))
-    return found[0] if found else None
+def _image(root: Path, name: str) -> Path:
+    """Return where an image lies, else should lie; ``CXR1_1_IM-0001-3001`` is ``1/1_IM-0001-3001.dcm`` in DICOM."""
+    number = re.sub(r"^(?:CXR)?(\d*).*", r"\1", name)
+    stems = dict.fromkeys((name, name.removeprefix("CXR"), re.sub(r"^CXR\d+_", "", name)))
+    folders = ("", "images", "images/images_normalized", "NLMCXR_png", "NLMCXR_dcm", f"NLMCXR_dcm/{number}", number)
+    return either(root, *(
+        f"{folder}/{stem}{suffix}".lstrip("/")
+        for folder in folders for stem in stems for suffix in (".png", ".jpg", ".dcm", "")
+    ))
 
 
-def iu_xray(root: Path) -> Iterator[Example]:
-    """Yield IU X-ray: ``ecgen-radiology/*.xml`` and the PNG or DICOM files; a study without image is a report alone.
-
-    The view is not coded: pixels decide (the model's own frontal head). One patient a study is assumed.
-    """
+def _openi(root: Path) -> Iterator[Example]:
     reports = sorted((root / "ecgen-radiology").glob("*.xml"))
     if not reports:
-        raise DatasetError(f"{root / 'ecgen-radiology'} holds no XML report; unpack NLMCXR_reports there")
+        raise DatasetError(
+            f"{root / 'ecgen-radiology'} holds no XML report; unpack NLMCXR_reports there (or {REPORTS} into {root})"
+        )
     for path in reports:
         tree = ElementTree.parse(path).getroot()
         number = tree.find(".//uId")
         study = number.get("id", path.stem) if number is not None else path.stem
         codes = tuple((node.text or "").strip() for node in tree.findall(".//MeSH/major") if (node.text or "").strip())
-        named = [_image(root, node.get("id", "")) for node in tree.findall(".//parentImage")]
-        present: list[Path | None] = [image for image in named if image]
-        for image in present or [None]:
-            yield Example(
-                dataset="iu-xray",
-                study_id=study,
-                patient_id=study,
-                image=image,
-                findings=_text(tree, "FINDINGS"),
-                impression=_text(tree, "IMPRESSION"),
-                indication=_text(tree, "INDICATION"),
-                labels=labels_of(codes) if codes else None,
-                source_labels=codes,
-                licence=LICENCE,
-            )
+        images = [(_image(root, node.get("id", "")), "unknown") for node in tree.findall(".//parentImage")]
+        texts = (_text(tree, "FINDINGS"), _text(tree, "IMPRESSION"), _text(tree, "INDICATION"))
+        yield from _study(study, codes, images, *texts)
+
+
+def _kaggle(root: Path) -> Iterator[Example]:
+    images: dict[str, list[tuple[Path, str]]] = {}
+    for row in read_table(root / PROJECTIONS, ("uid", "filename", "projection")):
+        view = {"Frontal": "frontal", "Lateral": "lateral"}.get(row["projection"], "unknown")
+        images.setdefault(row["uid"], []).append((_image(root, row["filename"]), view))
+    for row in read_table(root / REPORTS, ("uid", "MeSH", "indication", "findings", "impression")):
+        codes = tuple(code.strip() for code in row["MeSH"].split(";") if code.strip())
+        texts = (row["findings"], row["impression"], row["indication"])
+        yield from _study(f"CXR{row['uid']}", codes, images.get(row["uid"], []), *texts)
+
+
+def _study(
+    study: str, codes: tuple[str, ...], images: Sequence[tuple[Path, str]], findings: str, impression: str,
+    indication: str,
+) -> Iterator[Example]:
+    """Yield an example an image, there or not, and one without image where none is there."""
+    alone: list[tuple[Path | None, str]] = [] if any(image.is_file() for image, _ in images) else [(None, "unknown")]
+    for image, view in (*images, *alone):
+        yield Example(
+            dataset="iu-xray",
+            study_id=study,
+            patient_id=study,
+            image=image,
+            view=view,
+            findings=findings,
+            impression=impression,
+            indication=indication,
+            labels=labels_of(codes) if codes else None,
+            source_labels=codes,
+            licence=LICENCE,
+        )
+
+
+@images_there
+def iu_xray(root: Path) -> Iterator[Example]:
+    """Yield IU X-ray: ``ecgen-radiology/*.xml`` and the PNG or DICOM files; a study without image is a report alone.
+
+    The view is not coded there: pixels decide (the model's own frontal head). Of Kaggle's copy, indiana_reports.csv and
+    indiana_projections.csv, it is. One patient a study is assumed.
+    """
+    return _kaggle(root) if (root / REPORTS).exists() else _openi(root)

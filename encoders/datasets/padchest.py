@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoders.datasets.base import Example, Vocabulary, either, read_table
+from encoders.datasets.base import Example, Vocabulary, either, images_there, read_table
 
 LICENCE = "PadChest Dataset Research Use Agreement"
 FRONTAL = {"PA", "AP", "AP_horizontal"}
@@ -43,6 +43,9 @@ _SYNONYMS = {
 VOCABULARY = Vocabulary(
     {synonym: finding for finding, synonyms in _SYNONYMS.items() for synonym in synonyms}, frozenset({"normal"})
 )
+#: Labels of studies that were not read, and labels that say nothing of what is seen.
+UNLABELLED = {"exclude"}
+SILENT = {"suboptimal study", "unchanged"}
 
 
 def _own_labels(cell: str) -> tuple[str, ...]:
@@ -52,6 +55,7 @@ def _own_labels(cell: str) -> tuple[str, ...]:
     return tuple(str(name).strip().lower() for name in ast.literal_eval(cell) if str(name).strip())
 
 
+@images_there
 def padchest(root: Path) -> Iterator[Example]:
     """Yield PadChest: the 160K labels CSV (also .gz), images in ``<ImageDir>/`` or directly in the root."""
     table = either(
@@ -62,16 +66,15 @@ def padchest(root: Path) -> Iterator[Example]:
     for row in read_table(table, columns):
         names = _own_labels(row["Labels"])
         projection = row["Projection"].strip()
-        in_folder = root / row["ImageDir"].split(".")[0] / row["ImageID"]
         birth, taken = row.get("PatientBirth", "")[:4], row.get("StudyDate_DICOM", "")[:4]
         yield Example(
             dataset="padchest",
             study_id=row["StudyID"],
             patient_id=row["PatientID"],
-            image=in_folder if in_folder.exists() else root / row["ImageID"],
+            image=either(root, f"{row['ImageDir'].split('.')[0]}/{row['ImageID']}", row["ImageID"]),
             view="frontal" if projection in FRONTAL else "lateral" if projection in LATERAL else "unknown",
             findings=row["Report"].strip(),
-            labels=VOCABULARY.labels(names) if names else None,
+            labels=VOCABULARY.labels(names) if UNLABELLED.isdisjoint(names) and set(names) - SILENT else None,
             source_labels=names,
             sex=row["PatientSex_DICOM"] if row["PatientSex_DICOM"] in {"M", "F"} else "",
             age=str(int(taken) - int(birth)) if birth.isdigit() and taken.isdigit() else "",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoders.datasets.base import Example, Vocabulary, either, read_table
+from encoders.datasets.base import Example, Vocabulary, either, images_there, read_table
 
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 
@@ -37,6 +37,7 @@ VOCABULARY = Vocabulary(
 NO_LABEL = {"image_id", "rad_id"}
 
 
+@images_there
 def vindr_cxr(root: Path) -> Iterator[Example]:
     """Yield VinDr-CXR: ``annotations/image_labels_{train,test}.csv``, ``train/*.dicom`` and ``test/*.dicom``.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encoders.base import ReadInstance
+from encoders.base import Float32, ReadInstance
 from encoders.readers.table import READERS, TRANSFER_SYNTAXES, SopClass, TransferSyntax
 
 
@@ -33,4 +33,25 @@ def read_instance(path: Path, short_side: int) -> ReadInstance:
     return read_file(path, short_side)
 
 
-__all__ = ["READERS", "TRANSFER_SYNTAXES", "SopClass", "TransferSyntax", "read_instance"]
+def read_pixels(path: Path, short_side: int) -> Float32:
+    """Return the pixels alone of a radiograph's file, even if it lacks the UIDs that say who it is.
+
+    For data sets: VinDr-CXR's files, for one, have been stripped of every UID. What the service takes in has a header
+    and comes through `read_instance`.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
+        As `encoders.base.Radiograph` holds them, no larger than `short_side` asks for.
+
+    Raises
+    ------
+    UnreadableInstance
+        With the reason; also if the SOP class is given and none of a radiograph.
+    """
+    from encoders.readers.instance import read_file_pixels
+
+    return read_file_pixels(path, short_side)
+
+
+__all__ = ["READERS", "TRANSFER_SYNTAXES", "SopClass", "TransferSyntax", "read_instance", "read_pixels"]

@@ -6,7 +6,9 @@ import io
 import logging
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
@@ -14,12 +16,14 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from encoders.base import Content, ReadInstance, Unindexed, UnreadableInstance
-from encoders.readers.header import header_of
+from encoders.base import Content, Float32, ReadInstance, Unindexed, UnreadableInstance
+from encoders.readers.header import header_of, value_of
 from encoders.readers.table import READERS
 
 # pydicom logs and warns with the values that it stumbles over; those are patient data.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+Result = TypeVar("Result")
 
 #: A deflated data set may not grow beyond this (a bomb of 1 MB can hold 1 GB).
 MAX_INFLATED_BYTES = 1 << 30
@@ -71,16 +75,30 @@ def _content(dataset: Dataset, sop_class_uid: str, short_side: int) -> Content:
     return reader(dataset, short_side)
 
 
-def read_file(path: Path, short_side: int) -> ReadInstance:
-    """Return header and content of a file; see `encoders.readers.read_instance`."""
+def _read_instance(dataset: Dataset, short_side: int) -> ReadInstance:
+    if "DirectoryRecordSequence" in dataset:
+        raise UnreadableInstance("a media directory (DICOMDIR), not an object")
+    header = header_of(dataset)
+    return ReadInstance(header, _content(dataset, header.sop_class_uid, short_side))
+
+
+def _read_pixels(dataset: Dataset, short_side: int) -> Float32:
+    from encoders.readers.radiograph import pixels_of
+
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    sop_class_uid = str(value_of(dataset, "SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "").strip(" \0")
+    row = READERS.get(sop_class_uid)
+    if sop_class_uid and (row is None or row.group != "image"):
+        raise UnreadableInstance("not a radiograph")
+    return pixels_of(dataset, short_side)
+
+
+def _guarded(path: Path, read: Callable[[Dataset, int], Result], short_side: int) -> Result:
+    """Return what `read` makes of a file; whatever goes wrong with it is an UnreadableInstance."""
     with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         try:
-            dataset = _parse(path)
-            if "DirectoryRecordSequence" in dataset:
-                raise UnreadableInstance("a media directory (DICOMDIR), not an object")
-            header = header_of(dataset)
-            return ReadInstance(header, _content(dataset, header.sop_class_uid, short_side))
+            return read(_parse(path), short_side)
         except UnreadableInstance:
             raise
         except OSError as error:
@@ -89,3 +107,13 @@ def read_file(path: Path, short_side: int) -> ReadInstance:
             # The one broad catch: arbitrary bytes make parsers fail in every way there is. The exception's own text
             # may quote values, so only its name goes on.
             raise UnreadableInstance(f"not a readable DICOM object ({type(error).__name__})") from error
+
+
+def read_file(path: Path, short_side: int) -> ReadInstance:
+    """Return header and content of a file; see `encoders.readers.read_instance`."""
+    return _guarded(path, _read_instance, short_side)
+
+
+def read_file_pixels(path: Path, short_side: int) -> Float32:
+    """Return the pixels of a radiograph's file, with or without UIDs; see `encoders.readers.read_pixels`."""
+    return _guarded(path, _read_pixels, short_side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,24 +49,26 @@ SECTION_CODES: Mapping[tuple[str, str], Kind] = {
 
 # Headings, without accents, of English, German, French, Spanish, Portuguese, Dutch and Italian reports.
 _HEADINGS: Mapping[Kind, str] = {
-    "findings": """findings?|findings and impression|observations?|descriptions?|report|results?|
-        radiographic findings|chest findings|befund|befunde|rontgenbefund|befundbericht|beschreibung|resultats?|
-        constatations?|compte rendu|hallazgos|descripcion|informe|resultados?|achados|descricao|laudo|relatorio|
-        bevindingen|verslag|beschrijving|reperti|referto|descrizione""",
+    "findings": """findings?|findings and impression|findings ?/? ?impression|observations?|descriptions?|
+        report|results?|radiographic findings|chest findings|befund|befunde|rontgenbefund|befundbericht|
+        beschreibung|resultats?|constatations?|compte rendu|hallazgos|descripcion|informe|resultados?|achados|
+        descricao|laudo|relatorio|bevindingen|verslag|beschrijving|reperti|referto|descrizione""",
     "impression": """impressions?|conclusions?|opinion|summary|diagnosis|assessment|interpretation|
         impression and recommendations?|recommendations?|final impression|beurteilung|zusammenfassung|diagnose|
         zusammenfassende beurteilung|bewertung|empfehlung|synthese|avis|impresion|impresion diagnostica|conclusion|
         conclusiones|diagnostico|juicio clinico|recomendaciones|impressao|impressao diagnostica|conclusao|conclusoes|
         opiniao|conclusie|conclusies|samenvatting|advies|conclusioni|conclusione|impressioni""",
     "indication": """indications?|clinical indications?|history|clinical history|clinical information|clinical data|
-        reason for (?:exam|examination|study|visit|request)|reason|clinical details|clinical statement|request|
+        reason for (?:the )?(?:exam|examination|study|visit|request|referral)|reason|clinical details|
+        clinical statement|request|
         indikation|indikationen|rechtfertigende indikation|klinische angaben|klinische fragestellung|fragestellung|
         anamnese|klinik|klinische informationen|indication clinique|renseignements cliniques|motif|antecedents|
         contexte clinique|histoire clinique|indicacion|indicaciones|motivo|motivo de consulta|motivo del estudio|
         antecedentes|datos clinicos|historia clinica|indicacao|indicacao clinica|dados clinicos|motivo do exame|
         vraagstelling|klinische gegevens|klinische vraagstelling|indicatie|voorgeschiedenis|quesito clinico|
         indicazione|indicazioni|anamnesi|notizie cliniche""",
-    "other": """technique|procedure|examination|exam|exam description|study|views?|comparisons?|comparison studies|
+    "other": r"""technique|procedure|examination|exam|exam description|study|views?|comparisons?|comparison studies|
+        comparison (?:study|exams?|films?|radiographs?)|recommendation\(s\)|recommendation s|
         prior studies|addendum|signed|dictated by|signed by|electronically signed by|transcribed by|
         attending|notification|radiation dose|dose|technik|untersuchung|untersuchungstechnik|methode|
         vergleich|voraufnahmen|nachtrag|technique d examen|examen|comparaison|comparatif|tecnica|comparacion|
@@ -87,6 +89,7 @@ _WORDS = "|".join(f"(?:{re.sub(chr(10) + ' *', '', words)})" for words in _HEADI
 _AT_LINE = re.compile(
     rf"^[ \t*#]*(?P<heading>{_WORDS})[ \t]*(?::|[ \t]-[ \t]|(?=\r?$))[ \t*]*", re.IGNORECASE | re.MULTILINE
 )
+_FINAL = re.compile(r"^FINAL REPORT[ \t]*:?[ \t]*$", re.MULTILINE)
 _INLINE = re.compile(r"(?<![\w,])(?P<heading>[A-Z][A-Z /]{3,40}?)[ \t]*:")
 
 
@@ -128,17 +131,55 @@ def _boundaries(text: str) -> list[tuple[int, int, Kind]]:
     return [found[start] for start in sorted(found)]
 
 
+def _final(text: str) -> str:
+    """Return what stands below a line FINAL REPORT and the title in capitals that may follow it, else all of the text.
+
+    Reports of MIMIC-CXR begin so; above the line stands, if anything, the wet read that the report replaces.
+    """
+    mark = _FINAL.search(text)
+    if not mark or _states(_boundaries(text[: mark.start()])):
+        return text
+    below = text[mark.end() :].strip() or text
+    title, blank, rest = below.partition("\n\n")
+    is_title = blank and "\n" not in title and title == title.upper() and not title.endswith(".")
+    return rest if is_title and not _boundaries(title) else below
+
+
+def _states(boundaries: list[tuple[int, int, Kind]]) -> bool:
+    return any(kind in ("findings", "impression") for _, _, kind in boundaries)
+
+
 def split_sections(text: str) -> Sections:
-    """Return the sections of a text with headings; without any known heading all of it is findings."""
-    text = tidy(text)
+    """Return the sections of a text with headings; without any known heading all of it is findings.
+
+    Where no section holds findings, they are the paragraphs that follow the first one of an indication, technique,
+    comparison and the like, up to the impression, as in many reports of MIMIC-CXR (its own
+    section parser calls such a paragraph the last one: MIT-LCP/mimic-cxr, txt/section_parser.py).
+    """
+    text = _final(tidy(text))
     boundaries = _boundaries(text)
-    if not any(kind in ("findings", "impression") for _, _, kind in boundaries):
-        start = boundaries[0][0] if boundaries else len(text)
-        parts = [("findings", text[:start])] if start else []
-        parts += _parts(text, [(a, b, "findings" if k == "other" else k) for a, b, k in boundaries])
-    else:
-        parts = _parts(text, boundaries)
+    parts = _parts(text, boundaries)
+    if not any(kind == "findings" and part.strip() for kind, part in parts):
+        parts = list(_with_body(parts))
+    if not _states(boundaries):
+        above = text[: boundaries[0][0]] if boundaries else text
+        if not any(kind == "findings" for kind, _ in parts):
+            parts = [("findings" if kind == "other" else kind, part) for kind, part in parts]
+        parts.insert(0, ("findings", above))
     return gather(parts)
+
+
+def _with_body(parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield parts, those above an impression cut at their first empty line: what follows it are findings."""
+    above = True
+    for kind, part in parts:
+        above &= kind != "impression"
+        heading, blank, body = part.strip().partition("\n\n")
+        if above and blank and kind != "findings":
+            yield kind, heading
+            yield "findings", body
+        else:
+            yield kind, part
 
 
 def _parts(text: str, boundaries: list[tuple[int, int, Kind]]) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.base import FINDING_NAMES, Float32, Radiograph, ReportText
+from encoders.base import FINDING_NAMES, Float32, ReportText, UnreadableInstance
+from encoders.pictures import deep_pixels
 from encoders.preprocess import UInt8, sheet, sheet_of_bytes, sheet_shape
 from encoders.towers.text import report_text
 from encoders.training.experiment import AuxiliaryLabels
@@ -26,18 +27,14 @@ Progress = Callable[[str, int, int], None]
 
 def load_bytes(path: Path, sizes: Sequence[int]) -> UInt8:
     """Return the sheet, uint8 (rows, columns), of a JPEG, PNG or DICOM file."""
-    if path.suffix.lower() in (".dcm", ".dicom", ""):
-        from encoders.readers import read_instance
-
-        content = read_instance(path, max(sizes)).content
-        if not isinstance(content, Radiograph):
-            raise ManifestError(f"{path.name}: not a radiograph; leave it out of the manifest")
-        return np.asarray(sheet(content.pixels, sizes) * 255 + 0.5, dtype=np.uint8)
     try:
+        pixels = deep_pixels(path, max(sizes))
+        if pixels is not None:
+            return np.asarray(sheet(pixels, sizes) * 255 + 0.5, dtype=np.uint8)
         with Image.open(path) as image:
             image.draft("L", (max(sizes), max(sizes)))
             return sheet_of_bytes(image, sizes)
-    except OSError as error:
+    except (OSError, UnreadableInstance) as error:
         raise ManifestError(f"{path}: cannot be decoded ({error}); leave it out of the manifest") from error
 
 

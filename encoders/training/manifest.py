@@ -12,9 +12,11 @@ from encoders.base import FINDING_NAMES, EncodersError
 NAN = float("nan")
 
 #: Findings that a source's labels cannot express; they count as unknown there, never as absent.
-#: NIH ChestX-ray14 has no such labels among its 14 (Wang et al., CVPR 2017, table 1).
+#: NIH ChestX-ray14 has no such labels among its 14 (Wang et al., CVPR 2017, table 1), VinDr-CXR none of devices
+#: among its 28 (Nguyen et al., Scientific Data 9:429, table 2).
 NOT_CODED: dict[str, tuple[str, ...]] = {
     "nih-chestxray14": ("Enlarged Cardiomediastinum", "Fracture", "Support Devices"),
+    "vindr-cxr": ("Support Devices",),
 }
 
 REQUIRED = ("study_id", "image_path")

@@ -52,6 +52,9 @@ def select(experiment: Experiment, split: str) -> list[Sample]:
         and (s.view in data.views or s.image_path is None)
     ]
     if not samples:
+        if not any(s.split for s in read_manifest(data.manifest)):
+            cure = f"cxrfind manifest --dataset csv --root {data.manifest} --out split.csv makes one with splits"
+            raise ManifestError(f"{data.manifest}: no row has a split (train, val); {cure}")
         raise ManifestError(f"{data.manifest}: no {split} rows of the data sets and views asked for; see [data]")
     if split == "train" and data.limit and len(samples) > data.limit:
         chosen = np.random.default_rng(experiment.seed).permutation(len(samples))[: data.limit]

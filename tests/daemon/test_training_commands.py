@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
@@ -201,6 +202,27 @@ def test_a_command_without_what_it_needs_says_what_is_missing(arguments, cure, t
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert cure in result.output
+
+
+def test_a_csv_without_splits_is_refused_with_the_command_that_makes_one_with_splits(tmp_path):
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(tmp_path / "a.png")
+    lines = ["study_id,image_path,findings,impression"]
+    lines += [f"s{n},a.png,,No pleural effusion. Number {n}." for n in range(20)]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    (tmp_path / "x.toml").write_text('name = "x"\n[data]\nmanifest = "own.csv"\n')
+    refused = CliRunner().invoke(
+        cli, ["train", "--config", str(tmp_path / "x.toml"), "--out", str(tmp_path / "run"), "--quiet"]
+    )
+    assert refused.exit_code != 0
+    assert f"cxrfind manifest --dataset csv --root {tmp_path / 'own.csv'}" in f"{refused.output}{refused.exception}"
+    out = tmp_path / "studies.csv"
+    made = CliRunner().invoke(
+        cli, ["manifest", "--dataset", "csv", "--root", str(tmp_path / "own.csv"), "--out", str(out)]
+    )
+    assert made.exit_code == 0, made.output
+    rows = _rows(out)
+    assert Counter(row["split"] for row in rows) == {"train": 16, "val": 2, "test": 2}
+    assert {(row["image_path"], row["chexpert"]) for row in rows} == {("a.png", "No Finding")}
 
 
 def test_stack_names_the_run_that_is_not_there(tmp_path):

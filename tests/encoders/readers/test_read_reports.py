@@ -130,6 +130,31 @@ def test_headings_of_many_languages_split_a_text(whole, findings, impression, in
     assert (sections.findings, sections.impression, sections.indication) == (findings, impression, indication)
 
 
+@pytest.mark.parametrize(
+    ("whole", "findings", "impression", "indication"),
+    [
+        ("FINAL REPORT\n REASON FOR EXAMINATION:  After surgery.\n\n AP view was reviewed.\n\n Heart size is normal.\n",
+         "AP view was reviewed.\n\nHeart size is normal.", "", "After surgery."),
+        ("FINAL REPORT\n INDICATION: Cough.\n\n COMPARISON:  ___.\n \n The lungs are clear.\n\n IMPRESSION:  Normal.\n",
+         "The lungs are clear.", "Normal.", "Cough."),
+        ("FINAL REPORT\n CHEST RADIOGRAPHS\n\n HISTORY:  Pain.\n\n TECHNIQUE:  PA.\n\n FINDINGS:  Clear.\n\n "
+         "Heart normal.\n\n IMPRESSION:  Normal.\n\n RECOMMENDATION(S):  CT.\n\n NOTIFICATION:  By phone.\n",
+         "Clear.\n\nHeart normal.", "Normal.", "Pain."),
+        ("WET READ: ___ 9:05 PM\n no effusion.\n ____\n FINAL REPORT\n AP CHEST, 8:12 A.M., ___\n\n Small effusion.\n",
+         "Small effusion.", "", ""),
+        ("FINAL REPORT\n CHEST, PA AND LATERAL\n\n INDICATION:  Cough.\n\n FINDINGS/IMPRESSION:  Clear.\n",
+         "Clear.", "", "Cough."),
+        ("FINAL REPORT\n HEART NORMAL.\n\n NO EFFUSION.\n", "HEART NORMAL.\n\nNO EFFUSION.", "", ""),
+        ("FINDINGS: Clear.\nIMPRESSION: Normal.\nFINAL REPORT\nDr. N.", "Clear.", "Normal.\nFINAL REPORT\nDr. N.", ""),
+        ("TECHNIQUE: PA.\nCOMPARISON: The effusion of ___ is gone.", "PA.\nThe effusion of ___ is gone.", "", ""),
+        ("HISTORY: Pain.\n\nFINDINGS: Clear.\n\nTECHNIQUE: PA.\n\nSecond line.", "Clear.", "", "Pain."),
+    ],
+)
+def test_reports_as_mimic_cxr_has_them_are_split_without_a_findings_heading(whole, findings, impression, indication):
+    sections = split_sections(whole)
+    assert (sections.findings, sections.impression, sections.indication) == (findings, impression, indication)
+
+
 def test_measurements_and_codes_are_told_with_their_names(report_of):
     number = Dataset()
     number.NumericValue, number.MeasurementUnitsCodeSequence = "0.62", code("1", "UCUM", "no units")
