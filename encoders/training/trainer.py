@@ -59,6 +59,21 @@ def select(experiment: Experiment, split: str) -> list[Sample]:
     return samples
 
 
+def demand(experiment: Experiment, arrays: Arrays) -> None:
+    """Raise ManifestError where an experiment would learn nothing from its training data."""
+    path = experiment.data.manifest
+    if not arrays.samples:
+        raise ManifestError(
+            f"{path}: no train row has an image; reports alone teach only beside images: add some (they need no report)"
+        )
+    known = any(not np.isnan(labels).all() for labels in (arrays.labels, arrays.text_labels))
+    if experiment.loss.findings and not known:
+        raise ManifestError(
+            f"{path}: no train row names a finding in its column chexpert; fill it (No Finding where there is none) or "
+            "set [loss] findings = 0 to learn from the other losses alone"
+        )
+
+
 class Trainer:
     """One experiment's model, optimiser and place in the schedule."""
 
@@ -90,6 +105,7 @@ class Trainer:
         self.constants = experiment.image.preprocessing
         with self._first_process_first():                           # the others read what it has decoded
             self.arrays, self.held_out = self._arrays(samples, output.parent / CACHE_FOLDER)
+            demand(experiment, self.arrays)
             tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
             self.model = build_model(experiment, tower, self.vocabularies)
             if earlier is not None:
@@ -110,7 +126,7 @@ class Trainer:
             self.model,
             self.arrays,
             self.vocabularies,
-            prompts=experiment.text.prompts,
+            prompts=experiment.text.prompts and bool(self.arrays.texts),    # no report, no word of theirs is known
             hard_negatives=experiment.text.hard_negatives,
             seed=experiment.seed,
         )
