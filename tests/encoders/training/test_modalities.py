@@ -7,7 +7,8 @@ import torch
 
 from encoders.training.build import build_model, load_run
 from encoders.training.manifest import ManifestError
-from encoders.training.trainer import LAST_FILE, train
+from encoders.training.run_files import LAST_FILE
+from encoders.training.trainer import train
 
 
 @pytest.fixture
