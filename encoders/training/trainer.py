@@ -41,7 +41,7 @@ from encoders.training.run_files import (
     write_state,
 )
 from encoders.training.selection import chosen_arrays, select
-from encoders.training.validation import figures, run, summary
+from encoders.training.validation import NOT_WATCHED, figures, run, summary, watched
 
 #: (what, done, of, note): called often, for a progress bar.
 Progress = Callable[[str, int, int, str], None]
@@ -188,18 +188,20 @@ class Trainer:
         """Train one epoch; return the mean of each loss."""
         settings = self.experiment.train
         steps = self.batches.steps(self.epoch)
-        total = sum(self.batches.steps(epoch) for epoch in range(settings.epochs)) // settings.accumulate
+        together = settings.accumulate
+        total = sum(math.ceil(self.batches.steps(epoch) / together) for epoch in range(settings.epochs))
         sums: dict[str, float] = {}
         self.model.train()
         autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.autocast)
         began = time.monotonic()
         for number, batch in enumerate(self.batches.each(self.epoch)):
-            last = (number + 1) % settings.accumulate == 0
+            first = number - number % together                      # of the batches of this step
+            last = number + 1 == min(first + together, steps)
             with self._until_all_have(last):
                 with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                     parts = self.objective(batch)
                     loss = torch.stack(list(parts.values())).sum()
-                self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / min(together, steps - first)).backward()  # type: ignore[no-untyped-call]
             if last:
                 self._set_rates(total)
                 self.scaler.unscale_(self.optimiser)
@@ -276,7 +278,7 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": round(seconds, 1),
             **{f"loss.{name}": round(value, 5) for name, value in sums.items()},
-            **{f"val.{name}": round(value, 5) for name, value in values.items()},
+            **({f"val.{name}": round(value, 5) for name, value in values.items()} or {"val": "too few images"}),
         }
         add_line(self.output / CURVES_FILE, row)
 
@@ -284,18 +286,18 @@ class Trainer:
         """Train until the last epoch or until validation stops improving; yield each epoch's figures."""
         settings = self.experiment.train
         while self.epoch < (settings.stop_after or settings.epochs):
-            if settings.patience and self.epoch - self.best_epoch > settings.patience and self.best_epoch >= 0:
+            if settings.patience and self.best_epoch >= 0 and self.epoch - self.best_epoch >= settings.patience:
                 return
             began = time.monotonic()
             sums = self.run_epoch()
             self.epoch += 1
             values = self.processes.of_first({} if self.rank else self.validate())   # all stop after the same epoch
             # Too few to judge by: the last epoch is kept.
-            improved = settings.keep == "last" or not values or summary(values) > self.best
+            improved = not values or summary(values) > self.best
             if improved:
                 self.best, self.best_epoch = summary(values), self.epoch
             if self.rank == 0:
-                self.save(values, improved)
+                self.save(values, improved or settings.keep == "last")
                 self.log(sums, values, time.monotonic() - began)
             yield self.epoch, values
 
@@ -309,6 +311,8 @@ def train(experiment: Experiment, output: Path, resume: bool = False, progress: 
         If there is nothing to train on or to validate with.
     """
     trainer = Trainer(experiment, output, progress, resume=resume)
+    if not watched(trainer.held_out):
+        trainer.progress("validation", 0, 1, NOT_WATCHED)
     for epoch, values in trainer.epochs():
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         trainer.progress(f"epoch {epoch}/{experiment.train.epochs}", 1, 1, shown)

@@ -5,8 +5,12 @@ import csv
 import pytest
 import torch
 
+from encoders.common_subspace import CommonSubspaceEncoder
+from encoders.phantom import draw
 from encoders.training.build import build_model, load_run
+from encoders.training.export import ExportOptions, export
 from encoders.training.manifest import ManifestError
+from encoders.training.project import ProjectionOptions
 from encoders.training.run_files import LAST_FILE
 from encoders.training.trainer import train
 
@@ -70,3 +74,12 @@ def test_a_manifest_without_any_label_is_refused_unless_findings_are_not_learnt(
     loss = experiment.loss.model_copy(update={"findings": 0.0, "direct": 0.0})
     train(experiment.model_copy(update={"loss": loss}), tmp_path / "run")
     assert (tmp_path / "run" / LAST_FILE).exists()
+
+
+def test_a_source_without_views_counts_as_frontal_and_becomes_a_checkpoint_that_tells_none(tmp_path, changed):
+    train(changed(lambda row: row.update(view="")), tmp_path / "run")
+    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
+    encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
+    assert encoder.card["views"] is False
+    assert encoder.encode_images([draw(99, 64)[0]]).frontal == 0.5
