@@ -120,7 +120,7 @@ class Arrays:
 def taken_as_frontal(arrays: Arrays) -> NDArray[np.bool_]:
     """Return which images (n,) are frontal, or of a source that tells the view of none of its images."""
     told = np.isin(arrays.source, arrays.source[~np.isnan(arrays.frontal)])
-    return (arrays.frontal == 1) | ~told
+    return np.asarray((arrays.frontal == 1) | ~told, dtype=bool)
 
 
 def _label_rows(samples: Sequence[Sample]) -> Float32:

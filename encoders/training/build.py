@@ -13,7 +13,7 @@ from encoders.base import FINDING_NAMES, EncodersError
 from encoders.checkpoint import read_card, verify_weights
 from encoders.preprocess import Preprocessing
 from encoders.tensors import read_tensors
-from encoders.towers.image import build_image_tower
+from encoders.towers.image import build_image_tower, take_weights
 from encoders.towers.model import MultimodalModel
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower, build_text_tower
@@ -102,7 +102,7 @@ def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[
         experiment.image.tower, experiment.image.pretrained and start is None, experiment.image.drop_path
     )
     if start is not None:
-        image.load_state_dict(_tower_tensors(start))
+        take_weights(image, _tower_tensors(start), start)
     image.freeze(experiment.image.freeze)
     outputs = {"findings": len(FINDING_NAMES), "view": 1, **{v.name: len(v.labels) for v in vocabularies}}
     space = experiment.subspace

@@ -57,7 +57,7 @@ class ImageSection(_Section):
 
     tower: str = Field("efficientnet-lite0", description="efficientnet-lite0, torchvision:<name> or gem3:<tower>")
     pretrained: bool = Field(True, description="start from ImageNet tensors")
-    weights: Path | None = Field(None, description="to start from: a tower's state-dict, a run, a checkpoint's folder")
+    weights: Path | None = Field(None, description="to start from: a state-dict (torchvision's too), run, checkpoint")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth: rate of the last block")
     size: int = Field(224, ge=32, description="side of the input in pixels")
     freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")

@@ -274,12 +274,14 @@ class Trainer:
 
     def log(self, sums: dict[str, float], values: dict[str, float], seconds: float) -> None:
         """Add a line to the curves."""
-        row = {
+        row: dict[str, Any] = {
             "epoch": self.epoch,
             "seconds": round(seconds, 1),
             **{f"loss.{name}": round(value, 5) for name, value in sums.items()},
-            **({f"val.{name}": round(value, 5) for name, value in values.items()} or {"val": "too few images"}),
+            **{f"val.{name}": round(value, 5) for name, value in values.items()},
         }
+        if not values:
+            row["val"] = "too few images"
         add_line(self.output / CURVES_FILE, row)
 
     def epochs(self) -> Iterator[tuple[int, dict[str, float]]]:
