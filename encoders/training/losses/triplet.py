@@ -11,8 +11,8 @@ def semi_hard_triplet(features: Tensor, labels: Tensor, margin: float = 0.2) -> 
     """Return the triplet loss: a positive shares a finding with the anchor, a negative shares none.
 
     Semi-hard (Schroff et al., CVPR 2015): for each anchor and positive the hardest negative that is still farther than
-    the positive; the farthest one where there is none. Rows are no negative pair if one has a finding that is unknown (NaN)
-    of the other; a row of which nothing is known takes no part.
+    the positive; the farthest one where there is none. Two rows are no negative pair if one has a finding that is
+    unknown (NaN) of the other; a row of which nothing is known takes no part.
     """
     rows = ~torch.isnan(labels).all(1)
     unit = functional.normalize(features[rows], dim=1)
