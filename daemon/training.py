@@ -110,6 +110,7 @@ def train(
     """
     from encoders.training import trainer
     from encoders.training.experiment import Experiment, load_experiment
+    from encoders.training.run_files import CURVES_FILE
 
     first = int(os.environ.get("RANK", "0")) == 0
     experiment = load_experiment(experiment_file) if experiment_file else Experiment.model_validate(SITE_EXPERIMENT)
@@ -126,7 +127,7 @@ def train(
         best = trainer.train(experiment, out / RUN_FOLDER, resume, move)
     if not first:
         return
-    click.echo(f"best model: {best}; curves: {best.parent / trainer.CURVES_FILE}")
+    click.echo(f"best model: {best}; curves: {best.parent / CURVES_FILE}")
     if with_export:
         export(out / RUN_FOLDER, out / CHECKPOINT_FOLDER, experiment.name, quiet=quiet)
 

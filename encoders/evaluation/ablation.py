@@ -31,7 +31,9 @@ from encoders.training.build import load_run
 from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
 from encoders.training.features import with_features
 from encoders.training.manifest import Sample
-from encoders.training.trainer import CACHE_FOLDER, CURVES_FILE, select, train
+from encoders.training.run_files import CURVES_FILE
+from encoders.training.selection import select
+from encoders.training.trainer import CACHE_FOLDER, train
 from encoders.training.validation import run as outputs_of
 
 TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"

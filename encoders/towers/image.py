@@ -9,7 +9,7 @@ row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification ba
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ def efficientnet_lite0(pretrained: bool, drop_path: float = 0.0) -> ImageTower:
     return ImageTower(_TimmFeatures(model), 1280, stages)
 
 
+_RESNET_PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+#: Files of torchvision's first years: norm.1 for what is called norm1.
+_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
 def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
     """Return any torchvision classification backbone, e.g. densenet121 (the paper's), resnet50, resnet18.
 
@@ -125,21 +130,60 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
     import torchvision.models as zoo
 
     if pretrained:
-        raise TowerError(f"torchvision carries no weights for {name}; set image.weights to a local state-dict file")
+        raise TowerError(
+            f"torchvision carries no weights for {name}; set image.weights to a file of them (torchvision's .pth), "
+            "or image.pretrained = false"
+        )
     if name not in zoo.list_models(module=zoo):
         raise TowerError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
     model: Any = zoo.get_model(name, weights=None)
-    if hasattr(model, "features"):  # DenseNet, MobileNet, EfficientNet, VGG, ConvNeXt
+    if isinstance(model, zoo.DenseNet):
+        body = model.features
+        body.add_module("relu", nn.ReLU(inplace=True))              # the model applies it between features and pooling
+    elif hasattr(model, "features") and not isinstance(model, zoo.SwinTransformer):  # its maps are (n, h, w, c)
         body = model.features
     elif hasattr(model, "layer4"):  # ResNet, ResNeXt, Wide ResNet
-        body = nn.Sequential(*[child for key, child in model.named_children() if key not in ("avgpool", "fc")])
+        body = nn.Sequential(*[getattr(model, part) for part in _RESNET_PARTS])
     else:
-        raise TowerError(f"{name} has no convolutional feature maps; choose a DenseNet, ResNet, EfficientNet …")
+        raise TowerError(
+            f"{name} does not end in feature maps (n, channels, h, w); choose one of torchvision's densenet*, resnet*, "
+            "resnext*, wide_resnet*, efficientnet_*, mobilenet_*, convnext_*, vgg*, for instance densenet121"
+        )
     _take_one_channel(next(module for module in body.modules() if isinstance(module, nn.Conv2d)))
     with torch.inference_mode():
         channels = body.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
     body.train()
     return ImageTower(body, int(channels), list(body.children()))
+
+
+def take_weights(tower: ImageTower, tensors: Mapping[str, Any], path: Path) -> None:
+    """Fill a tower with a state-dict: its own, or that of torchvision's whole model of the same name.
+
+    Of torchvision's the classifier is left out, and a first convolution for three channels becomes one for grey images
+    that gives what it gave for three equal channels.
+
+    Raises
+    ------
+    TowerError
+        If the tensors of `path` are not those of this tower.
+    """
+    own, found, others = tower.state_dict(), {}, []
+    for name, tensor in tensors.items():
+        head, _, rest = _DENSE_LAYER.sub(r"\1\2", name).partition(".")
+        if head in _RESNET_PARTS:
+            head = f"body.{_RESNET_PARTS.index(head)}"
+        target = f"{'body' if head == 'features' else head}.{rest}"
+        if target not in own:
+            others += [] if head in ("classifier", "fc") else [name]
+            continue
+        colours = tensor.ndim == 4 and (tensor.shape[1], own[target].shape[1]) == (3, 1)
+        found[target] = tensor.sum(1, keepdim=True) if colours else tensor
+    wrong = others + [name for name in found if found[name].shape != own[name].shape]
+    lacking = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    if wrong or lacking:
+        fault = f"{wrong[0]} does not fit" if wrong else f"{lacking[0]} is missing"
+        raise TowerError(f"{path}: not the tensors of this image tower ({fault}); name image.tower as they were")
+    tower.load_state_dict({**own, **found})
 
 
 _GEM = re.compile(r"gem(\d+(?:\.\d+)?):(.+)")

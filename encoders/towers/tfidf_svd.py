@@ -49,11 +49,12 @@ class TfidfSvdTower:
         kept = sorted(gram for gram in kept if counts[gram] >= self.min_count)
         self._column = {gram: column for column, gram in enumerate(kept)}
         self._idf = np.array([np.log((1 + len(distinct)) / (1 + counts[gram])) + 1 for gram in kept], np.float32)
+        self._axes = np.zeros((len(kept), self.width), np.float32)
         matrix = self._weights(distinct)
         rank = min(self.width, min(matrix.shape) - 1)
-        _, _, axes = svds(matrix, k=rank, random_state=seed)
-        self._axes = np.zeros((len(kept), self.width), np.float32)
-        self._axes[:, :rank] = axes[::-1].T  # largest singular value first
+        if rank > 0:                                                # else too few texts: each gives zeros
+            _, _, axes = svds(matrix, k=rank, random_state=seed)
+            self._axes[:, :rank] = axes[::-1].T  # largest singular value first
 
     def prepare(self, texts: Sequence[str]) -> Tensor:
         """Return float32 (n, width); a text without a known gram gives zeros."""

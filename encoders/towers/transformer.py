@@ -24,6 +24,35 @@ def _transformers() -> Any:
     return transformers
 
 
+def _word_pieces(vocabulary: dict[str, int]) -> Any:
+    """Return a tokenizer of lower-case word pieces."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(_SPECIAL)
+    return tokenizer
+
+
+def _vocabulary(texts: Sequence[str], size: int) -> dict[str, int]:
+    """Return word pieces with their numbers, the same in every process.
+
+    tokenizers numbers the characters within words in the order of a hash map and, of equally frequent pairs, merges the
+    one with the lowest numbers first. Here each has its number before, as if it were a special token.
+    """
+    from tokenizers import trainers
+
+    tokenizer = _word_pieces({})
+    normal, parts = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    words = {word for text in texts for word, _ in parts(normal(text))}
+    within = sorted({f"##{character}" for word in words for character in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=[*_SPECIAL, *within], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    result: dict[str, int] = tokenizer.get_vocab()
+    return result
+
+
 class _MeanPool(nn.Module):
     def __init__(self, model: Any, padding: int) -> None:
         super().__init__()
@@ -103,16 +132,9 @@ class TransformerTower:
         """Make the vocabulary and random weights of an in-domain tower; a tower from a folder stays as it is."""
         if self.folder:
             return
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.train_from_iterator(
-            sorted(set(texts)), trainers.WordPieceTrainer(vocab_size=self.vocabulary, special_tokens=_SPECIAL)
-        )
+        vocabulary = _vocabulary(sorted(set(texts)), self.vocabulary)
         torch.manual_seed(seed)
-        self._small(tokenizer)
+        self._small(_word_pieces(vocabulary))
 
     def prepare(self, texts: Sequence[str]) -> Tensor:
         """Return int64 token ids (n, longest), padded."""

@@ -114,6 +114,12 @@ class Arrays:
     text_auxiliary: dict[str, Float32]
 
 
+def taken_as_frontal(arrays: Arrays) -> NDArray[np.bool_]:
+    """Return which images (n,) are frontal, or of a source that tells the view of none of its images."""
+    told = np.isin(arrays.source, arrays.source[~np.isnan(arrays.frontal)])
+    return np.asarray((arrays.frontal == 1) | ~told, dtype=bool)
+
+
 def _label_rows(samples: Sequence[Sample]) -> Float32:
     return np.array([s.labels for s in samples], np.float32).reshape(len(samples), len(FINDING_NAMES))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from encoders.base import FINDING_NAMES, EncodersError
 from encoders.checkpoint import read_card, verify_weights
 from encoders.preprocess import Preprocessing
 from encoders.tensors import read_tensors
-from encoders.towers.image import build_image_tower
+from encoders.towers.image import build_image_tower, take_weights
 from encoders.towers.model import MultimodalModel
 from encoders.towers.subspace import IMAGE, TEXT, CommonSubspace
 from encoders.towers.text import TextTower, build_text_tower
@@ -72,6 +72,15 @@ def fit_text_tower(experiment: Experiment, texts: Sequence[str]) -> TextTower:
     return tower
 
 
+def restored_text_tower(
+    experiment: Experiment, card: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> TextTower:
+    """Return the experiment's text tower as it was fitted; weights that learn are the model's."""
+    tower = build_text_tower(experiment.text.tower, width=experiment.text.width)
+    tower.restore(card, tensors)
+    return tower
+
+
 def _tower_tensors(start: Path) -> dict[str, torch.Tensor]:
     """Return the state-dict of an image tower: of a file of its own, out of a run's, or of a checkpoint's folder."""
     if start.is_dir():
@@ -93,7 +102,7 @@ def build_model(experiment: Experiment, text: TextTower, vocabularies: Sequence[
         experiment.image.tower, experiment.image.pretrained and start is None, experiment.image.drop_path
     )
     if start is not None:
-        image.load_state_dict(_tower_tensors(start))
+        take_weights(image, _tower_tensors(start), start)
     image.freeze(experiment.image.freeze)
     outputs = {"findings": len(FINDING_NAMES), "view": 1, **{v.name: len(v.labels) for v in vocabularies}}
     space = experiment.subspace
@@ -120,8 +129,7 @@ def load_run(folder: Path) -> Trained:
     folder = find_run(str(folder), folder.parent)
     saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=False)
     experiment = Experiment.model_validate(saved["experiment"])
-    text = build_text_tower(experiment.text.tower, width=experiment.text.width)
-    text.restore(saved["text_card"], saved["text_tensors"])
+    text = restored_text_tower(experiment, saved["text_card"], saved["text_tensors"])
     vocabularies = tuple(Vocabulary(*fields) for fields in saved["vocabularies"])
     image = experiment.image.model_copy(update={"pretrained": False, "weights": None})
     plain = experiment.model_copy(update={"image": image})

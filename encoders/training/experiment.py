@@ -57,7 +57,7 @@ class ImageSection(_Section):
 
     tower: str = Field("efficientnet-lite0", description="efficientnet-lite0, torchvision:<name> or gem3:<tower>")
     pretrained: bool = Field(True, description="start from ImageNet tensors")
-    weights: Path | None = Field(None, description="to start from: a tower's state-dict, a run, a checkpoint's folder")
+    weights: Path | None = Field(None, description="to start from: a state-dict (torchvision's too), run, checkpoint")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth: rate of the last block")
     size: int = Field(224, ge=32, description="side of the input in pixels")
     freeze: int = Field(0, ge=0, description="first stages that stay as they are; 99: all")
@@ -129,7 +129,7 @@ class TrainSection(_Section):
     stop_after: int = Field(0, ge=0, description="end after so many epochs although the schedule is longer; 0: no")
     pairs_first_epochs: int = Field(0, ge=0, description="partial pairing: that many epochs on pairs alone")
     batch: int = Field(64, ge=2)
-    accumulate: int = Field(1, ge=1, description="batches to one optimiser step")
+    accumulate: int = Field(1, ge=1, description="batches to one optimiser step; fewer in an epoch's last one")
     learning_rate: float = Field(3e-4, gt=0, description="of the subspace and text module")
     tower_rate: float = Field(3e-4, ge=0, description="of the image tower")
     betas: tuple[float, float] = (0.9, 0.999)

@@ -28,7 +28,8 @@ from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
 from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts, tells_views
-from encoders.training.trainer import CACHE_FOLDER, select
+from encoders.training.selection import select
+from encoders.training.trainer import CACHE_FOLDER
 from encoders.training.validation import finding_logits, frontal_rows, run
 
 #: Training images that details are cut out of, to teach the gate that they are no chests.

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from encoders.base import ABNORMAL_COLUMNS, Basis, EncodersError, Float32
 from encoders.towers.projection import Projection, descriptor, image_slots, sigmoid, text_slots
 from encoders.towers.subspace import IMAGE, TEXT
-from encoders.training.arrays import Arrays
+from encoders.training.arrays import Arrays, taken_as_frontal
 from encoders.training.validation import Outputs
 
 Float = NDArray[np.float64]
@@ -86,9 +86,11 @@ def _healthy(labels: Float32) -> NDArray[np.bool_]:
 def tells_views(view: Float32, frontal: Float32) -> bool:
     """Return whether logits of a frontal view (n, 1) tell most frontal and most lateral images, where there are any.
 
-    A head that no loss taught (``loss.view = 0``) does not.
+    A head that no loss taught (``loss.view = 0``) does not, nor one that has seen no image of a known view.
     """
     said = view.reshape(-1) > 0
+    if np.isnan(frontal).all():
+        return False
     return all((said[frontal == truth] == truth).mean() >= TOLD_VIEWS for truth in (0, 1) if (frontal == truth).any())
 
 
@@ -102,7 +104,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     NothingToFitOn
         If the paired data set has no normal frontal images with reports.
     """
-    frontal, lateral = arrays.frontal == 1, arrays.frontal == 0
+    frontal, lateral = taken_as_frontal(arrays), arrays.frontal == 0
     home = np.array([s.dataset.startswith(options.paired) for s in arrays.samples])
     normal, text_normal = _healthy(arrays.labels), _healthy(arrays.text_labels)
     front = home & frontal

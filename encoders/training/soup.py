@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from encoders.training.build import STATE_FILE, RunError, find_run
-from encoders.training.trainer import LAST_FILE
+from encoders.training.run_files import LAST_FILE
 
 LAST = ":last"
 

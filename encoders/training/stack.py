@@ -27,7 +27,8 @@ from encoders.training.build import STATE_FILE, Trained, build_model, load_run
 from encoders.training.experiment import Experiment
 from encoders.training.export import balanced_rows
 from encoders.training.features import with_features
-from encoders.training.trainer import CACHE_FOLDER, select
+from encoders.training.selection import select
+from encoders.training.trainer import CACHE_FOLDER
 
 #: Penalty of the linear map, in units of the features' mean variance; .01 to 1 gave the same AUC on validation.
 RIDGE = 0.1

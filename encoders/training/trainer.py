@@ -2,85 +2,79 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from encoders.checkpoint import CARD_FILE
+from encoders.towers.text import TextTower
 from encoders.training import features
-from encoders.training.arrays import Arrays, build_arrays, build_vocabulary, exchanged
+from encoders.training.arrays import build_vocabulary, exchanged
 from encoders.training.batches import Batches
-from encoders.training.build import STATE_FILE, build_model, find_run, fit_text_tower, load_run
+from encoders.training.build import (
+    STATE_FILE,
+    Trained,
+    build_model,
+    find_run,
+    fit_text_tower,
+    load_run,
+    restored_text_tower,
+)
 from encoders.training.experiment import Experiment
-from encoders.training.manifest import ManifestError, Sample, read_manifest
 from encoders.training.objective import Objective
-from encoders.training.phantoms import phantom_samples
 from encoders.training.prepared import prepare_texts
-from encoders.training.validation import figures, run, summary
+from encoders.training.processes import Processes
+from encoders.training.run_files import (
+    CURVES_FILE,
+    LAST_FILE,
+    add_line,
+    random_state,
+    read_last,
+    set_random_state,
+    write_state,
+)
+from encoders.training.selection import chosen_arrays, select
+from encoders.training.validation import NOT_WATCHED, figures, run, summary, watched
 
 #: (what, done, of, note): called often, for a progress bar.
 Progress = Callable[[str, int, int, str], None]
 
-#: Seed of the first training phantom; demo and tests use small seeds.
-FIRST_PHANTOM = 1_000_000
-
-LAST_FILE, CURVES_FILE = "last.pt", "curves.csv"
-#: The processes of torchrun wait so long for each other: the first decodes the images of all.
-PATIENCE = timedelta(days=2)
 #: Beside a run: decoded images, and features of frozen towers.
 CACHE_FOLDER = "cache"
 
 
-def select(experiment: Experiment, split: str) -> list[Sample]:
-    """Return the samples that an experiment uses of one split."""
-    data = experiment.data
-    samples = [
-        s
-        for s in read_manifest(data.manifest, split)
-        if (not data.datasets or any(s.dataset.startswith(prefix) for prefix in data.datasets))
-        and (s.view in data.views or s.image_path is None)
-    ]
-    if not samples:
-        if not any(s.split for s in read_manifest(data.manifest)):
-            cure = f"cxrfind manifest --dataset csv --root {data.manifest} --out split.csv makes one with splits"
-            raise ManifestError(f"{data.manifest}: no row has a split (train, val); {cure}")
-        raise ManifestError(f"{data.manifest}: no {split} rows of the data sets and views asked for; see [data]")
-    if split == "train" and data.limit and len(samples) > data.limit:
-        chosen = np.random.default_rng(experiment.seed).permutation(len(samples))[: data.limit]
-        samples = [samples[i] for i in sorted(chosen)]
-    return samples
-
-
 class Trainer:
-    """One experiment's model, optimiser and place in the schedule."""
+    """One experiment's model, optimiser and place in the schedule.
 
-    def __init__(self, experiment: Experiment, output: Path, progress: Progress | None = None) -> None:
+    Parameters
+    ----------
+    resume : bool
+        Go on where the last run in the folder `output` stopped, if there was one. Otherwise its files are removed.
+    """
+
+    def __init__(
+        self, experiment: Experiment, output: Path, progress: Progress | None = None, *, resume: bool = False
+    ) -> None:
         self.experiment, self.output = experiment, output
         self.progress = progress or (lambda *_: None)
         settings = experiment.train
-        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = torch.device(settings.device)
-        if self.world > 1:
-            on_gpu = self.device.type == "cuda"
-            if on_gpu:
-                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-                torch.cuda.set_device(self.device)
-            distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        self.processes = Processes(settings.device)
+        self.rank, self.world, self.device = self.processes.rank, self.processes.world, self.processes.device
         if settings.threads:
             torch.set_num_threads(settings.threads)
         output.mkdir(parents=True, exist_ok=True)
         samples = select(experiment, "train")
+        saved = read_last(output) if resume else None
+        if saved is None and not self.rank:
+            for file in (LAST_FILE, CURVES_FILE):
+                (output / file).unlink(missing_ok=True)
         self.vocabularies = tuple(build_vocabulary(rule, samples) for rule in experiment.data.auxiliary)
         start = experiment.image.weights
         if start is not None and not (start.is_file() or (start / CARD_FILE).is_file()):
@@ -91,9 +85,12 @@ class Trainer:
         if earlier is not None:
             self.vocabularies = earlier.vocabularies
         self.constants = experiment.image.preprocessing
-        with self._first_process_first():                           # the others read what it has decoded
-            self.arrays, self.held_out = self._arrays(samples, output.parent / CACHE_FOLDER)
-            tower = earlier.model.text_tower if earlier else fit_text_tower(experiment, self.arrays.texts)
+        with self.processes.first_before_others():              # the others read what it has decoded
+            self.arrays, self.held_out = chosen_arrays(
+                experiment, samples, self.vocabularies, output.parent / CACHE_FOLDER, self._decoding
+            )
+        tower = self._text_tower(saved, earlier)
+        with self.processes.first_before_others():
             self.model = build_model(experiment, tower, self.vocabularies)
             if earlier is not None:
                 # An earlier run may lack the direct predictions.
@@ -106,6 +103,8 @@ class Trainer:
                     )
                     for arrays in (self.arrays, self.held_out)
                 )
+        if saved is None and not self.rank:
+            (output / STATE_FILE).unlink(missing_ok=True)           # only now: this one may have begun with it
         if experiment.data.exchanged:
             within = experiment.data.exchanged == "source"
             self.arrays = exchanged(self.arrays, experiment.seed, within_source=within)
@@ -113,7 +112,7 @@ class Trainer:
             self.model,
             self.arrays,
             self.vocabularies,
-            prompts=experiment.text.prompts,
+            prompts=experiment.text.prompts and bool(self.arrays.texts),    # no report, no word of theirs is known
             hard_negatives=experiment.text.hard_negatives,
             seed=experiment.seed,
         )
@@ -126,41 +125,24 @@ class Trainer:
         self.average = self._copy() if settings.ema else None
         self.epoch, self.step, self.best, self.best_epoch = 0, 0, -math.inf, -1
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "float16")
+        if saved is not None:
+            self._restore(saved)
 
     def _decoding(self, what: str, done: int, of: int) -> None:
         self.progress(what, done, of, "")
 
-    def _arrays(self, samples: list[Sample], cache: Path) -> tuple[Arrays, Arrays]:
-        """Return what is trained on, simulated studies with it, and what is validated with."""
-        experiment, data = self.experiment, self.experiment.data
-        if data.phantoms:
-            samples = samples + phantom_samples(
-                data.phantoms, FIRST_PHANTOM, data.cache_size, cache / "phantoms", "train"
-            )
-        shown = build_arrays(
-            samples, self.vocabularies, (data.cache_size,), cache,
-            paired_fraction=data.paired_fraction, seed=experiment.seed, progress=self._decoding,
-        )  # fmt: skip
-        held_out = build_arrays(
-            select(experiment, "val"), self.vocabularies, self.constants.sizes, cache, progress=self._decoding
-        )
-        return shown, held_out
-
-    @contextmanager
-    def _first_process_first(self) -> Iterator[None]:
-        """Let the first process of torchrun through the block before the others."""
-        if self.rank:
-            distributed.barrier()
-        yield
-        if self.world > 1 and not self.rank:
-            distributed.barrier()
-
-    def _of_first_process(self, values: dict[str, float]) -> dict[str, float]:
-        """Return what the first process of torchrun has."""
-        told = [values]
-        if self.world > 1:
-            distributed.broadcast_object_list(told, 0)
-        return told[0]
+    def _text_tower(self, saved: dict[str, Any] | None, earlier: Trained | None) -> TextTower:
+        """Return the tower of the run that goes on, or of the earlier one, or a new one: in all processes the same."""
+        if saved is not None and "text_card" in saved:
+            return restored_text_tower(self.experiment, saved["text_card"], saved["text_tensors"])
+        if earlier is not None:
+            return earlier.model.text_tower
+        fitted = None if self.rank else fit_text_tower(self.experiment, self.arrays.texts)
+        told = self.processes.of_first((fitted.card(), fitted.tensors()) if fitted and self.world > 1 else None)
+        if fitted is not None:
+            return fitted
+        assert told is not None
+        return restored_text_tower(self.experiment, *told)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         settings = self.experiment.train
@@ -206,18 +188,20 @@ class Trainer:
         """Train one epoch; return the mean of each loss."""
         settings = self.experiment.train
         steps = self.batches.steps(self.epoch)
-        total = sum(self.batches.steps(epoch) for epoch in range(settings.epochs)) // settings.accumulate
+        together = settings.accumulate
+        total = sum(math.ceil(self.batches.steps(epoch) / together) for epoch in range(settings.epochs))
         sums: dict[str, float] = {}
         self.model.train()
         autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.autocast)
         began = time.monotonic()
         for number, batch in enumerate(self.batches.each(self.epoch)):
-            last = (number + 1) % settings.accumulate == 0
+            first = number - number % together                      # of the batches of this step
+            last = number + 1 == min(first + together, steps)
             with self._until_all_have(last):
                 with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                     parts = self.objective(batch)
                     loss = torch.stack(list(parts.values())).sum()
-                self.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / min(together, steps - first)).backward()  # type: ignore[no-untyped-call]
             if last:
                 self._set_rates(total)
                 self.scaler.unscale_(self.optimiser)
@@ -244,88 +228,78 @@ class Trainer:
             self.model.load_state_dict(current)
         return values
 
-    def _save(self, file: str, content: dict[str, Any]) -> None:
-        part = self.output / f"{file}.part"
-        torch.save(content, part)
-        os.replace(part, self.output / file)
-
     def save(self, values: dict[str, float], improved: bool) -> None:
         """Write the place to resume from, and the best model if this is it; each file at once or not at all."""
         weights = self.average if self.average is not None else self.model.state_dict()
+        tower = self.model.text_tower
+        text = {"text_card": tower.card(), "text_tensors": tower.tensors()}
         if improved:
-            tower = self.model.text_tower
-            self._save(
-                STATE_FILE,
+            write_state(
+                self.output / STATE_FILE,
                 {
                     "experiment": self.experiment.model_dump(mode="json"),
                     "model": weights,
                     "figures": values,
                     "epoch": self.epoch,
-                    "text_card": tower.card(),
-                    "text_tensors": tower.tensors(),
+                    **text,
                     "vocabularies": [(v.name, v.datasets, v.labels, v.uncoded) for v in self.vocabularies],
                 },
             )
-        self._save(
-            LAST_FILE,
+        write_state(
+            self.output / LAST_FILE,
             {
                 "model": self.model.state_dict(),
                 "average": self.average,
                 "optimiser": self.optimiser.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "random": random_state(self.device),
                 "epoch": self.epoch,
                 "step": self.step,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
+                **text,
             },
         )
 
-    def restore(self) -> bool:
-        """Go on where the last run in this folder stopped; return whether there was one."""
-        path = self.output / LAST_FILE
-        if not path.exists():
-            return False
-        saved = torch.load(path, map_location=self.device, weights_only=True)
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
-        self.average = saved["average"]
+        if saved["average"] is not None:
+            self.average = {name: value.to(self.device) for name, value in saved["average"].items()}
         self.optimiser.load_state_dict(saved["optimiser"])
         self.scaler.load_state_dict(saved["scaler"])
         self.epoch, self.step = saved["epoch"], saved["step"]
         self.best, self.best_epoch = saved["best"], saved["best_epoch"]
-        return True
+        if "random" in saved:                                       # not in those of earlier versions
+            set_random_state(saved["random"], self.device)
 
     def log(self, sums: dict[str, float], values: dict[str, float], seconds: float) -> None:
         """Add a line to the curves."""
-        path = self.output / CURVES_FILE
-        row = {
+        row: dict[str, Any] = {
             "epoch": self.epoch,
             "seconds": round(seconds, 1),
             **{f"loss.{name}": round(value, 5) for name, value in sums.items()},
             **{f"val.{name}": round(value, 5) for name, value in values.items()},
         }
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        if not values:
+            row["val"] = "too few images"
+        add_line(self.output / CURVES_FILE, row)
 
     def epochs(self) -> Iterator[tuple[int, dict[str, float]]]:
         """Train until the last epoch or until validation stops improving; yield each epoch's figures."""
         settings = self.experiment.train
         while self.epoch < (settings.stop_after or settings.epochs):
-            if settings.patience and self.epoch - self.best_epoch > settings.patience and self.best_epoch >= 0:
+            if settings.patience and self.best_epoch >= 0 and self.epoch - self.best_epoch >= settings.patience:
                 return
             began = time.monotonic()
             sums = self.run_epoch()
             self.epoch += 1
-            values = self._of_first_process({} if self.rank else self.validate())   # all stop after the same epoch
+            values = self.processes.of_first({} if self.rank else self.validate())   # all stop after the same epoch
             # Too few to judge by: the last epoch is kept.
-            improved = settings.keep == "last" or not values or summary(values) > self.best
+            improved = not values or summary(values) > self.best
             if improved:
                 self.best, self.best_epoch = summary(values), self.epoch
             if self.rank == 0:
-                self.save(values, improved)
+                self.save(values, improved or settings.keep == "last")
                 self.log(sums, values, time.monotonic() - began)
             yield self.epoch, values
 
@@ -338,9 +312,9 @@ def train(experiment: Experiment, output: Path, resume: bool = False, progress: 
     ManifestError
         If there is nothing to train on or to validate with.
     """
-    trainer = Trainer(experiment, output, progress)
-    if not (resume and trainer.restore()) and not trainer.rank:
-        (output / CURVES_FILE).unlink(missing_ok=True)
+    trainer = Trainer(experiment, output, progress, resume=resume)
+    if not watched(trainer.held_out):
+        trainer.progress("validation", 0, 1, NOT_WATCHED)
     for epoch, values in trainer.epochs():
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         trainer.progress(f"epoch {epoch}/{experiment.train.epochs}", 1, 1, shown)

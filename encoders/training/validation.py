@@ -12,12 +12,16 @@ from encoders.preprocess import Preprocessing
 from encoders.towers.model import DIRECT_SHARE, MultimodalModel
 from encoders.towers.subspace import IMAGE
 from encoders.training import metrics
-from encoders.training.arrays import Arrays
+from encoders.training.arrays import Arrays, taken_as_frontal
 from encoders.training.augment import plain, standardised
 
 MIN_POSITIVES = 2
-#: Sources with fewer images than this are too noisy to watch.
-MIN_IMAGES = 100
+#: Sources with fewer images, or fewer abnormal findings in them, are too noisy to watch.
+MIN_IMAGES, MIN_FINDINGS = 100, 20
+#: What a training is told that nothing watches.
+NOT_WATCHED = (
+    f"no source has {MIN_IMAGES} frontal val images with {MIN_FINDINGS} findings: the last epoch is kept, none stops it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,10 @@ def finding_logits(outputs: Outputs) -> Float32:
 
 def frontal_rows(arrays: Arrays, prefix: str) -> np.ndarray:
     """Return the first frontal image of each study of a source."""
+    frontal = taken_as_frontal(arrays)
     seen: dict[str, int] = {}
     for row, sample in enumerate(arrays.samples):
-        if sample.dataset.startswith(prefix) and sample.view == "frontal":
+        if sample.dataset.startswith(prefix) and frontal[row]:
             seen.setdefault(sample.study_id, row)
     return np.array(sorted(seen.values()), dtype=np.intp)
 
@@ -101,14 +106,21 @@ def image_to_report(embeddings: Float32, text_embeddings: Float32, text: np.ndar
     return metrics.cross_modal(metrics.cosine_ranking(centred(embeddings), centred(entries)), text.tolist(), used)
 
 
+def watched(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return the frontal rows of each source that has enough to judge by."""
+    rows = {source: frontal_rows(arrays, source) for source in sorted({s.dataset for s in arrays.samples})}
+    return {
+        source: of
+        for source, of in rows.items()
+        if len(of) >= MIN_IMAGES and np.nansum(arrays.labels[of][:, ABNORMAL_COLUMNS]) >= MIN_FINDINGS
+    }
+
+
 def figures(arrays: Arrays, outputs: Outputs, headings: str = "mesh") -> dict[str, float]:
     """Return the validation figures of each source that is there: retrieval, AUC, image to report."""
     result: dict[str, float] = {}
-    for source in sorted({s.dataset for s in arrays.samples}):
-        rows = frontal_rows(arrays, source)
+    for source, rows in watched(arrays).items():
         labels = arrays.labels[rows]
-        if len(rows) < MIN_IMAGES or np.nansum(labels[:, ABNORMAL_COLUMNS]) < 20:
-            continue
         groups = [arrays.samples[row].patient_id for row in rows]
         b = image_retrieval(outputs.embeddings[rows], labels[:, ABNORMAL_COLUMNS], groups)
         result[f"{source}.ndcg"] = b.means()["ndcg@10"]

@@ -17,10 +17,12 @@ def masked_bce(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tenso
 
 
 def unit_distance(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return mean ‖z − y‖₂ of unit vectors, the form in SDML (Hu et al., SIGIR 2019); rows with NaN are left out."""
-    rows = ~torch.isnan(targets).any(1)
+    """Return mean ‖z − y‖₂ of unit vectors, the form in SDML (Hu et al., SIGIR 2019); NaN is left out of both."""
+    known = ~torch.isnan(targets)
+    rows = known.any(1)
     if not bool(rows.any()):
         return logits.sum() * 0.0
-    difference = functional.normalize(logits[rows], dim=1) - functional.normalize(targets[rows], dim=1)
+    said = logits.masked_fill(~known, 0.0)[rows]
+    difference = functional.normalize(said, dim=1) - functional.normalize(targets[rows].nan_to_num(0.0), dim=1)
     distance: Tensor = torch.linalg.vector_norm(difference, dim=1).mean()
     return distance

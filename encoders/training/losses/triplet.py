@@ -11,15 +11,18 @@ def semi_hard_triplet(features: Tensor, labels: Tensor, margin: float = 0.2) -> 
     """Return the triplet loss: a positive shares a finding with the anchor, a negative shares none.
 
     Semi-hard (Schroff et al., CVPR 2015): for each anchor and positive the hardest negative that is still farther than
-    the positive; the farthest one where there is none. Rows with unknown labels (NaN) take no part.
+    the positive; the farthest one where there is none. Two rows are no negative pair if one has a finding that is
+    unknown (NaN) of the other; a row of which nothing is known takes no part.
     """
-    rows = ~torch.isnan(labels).any(1)
+    rows = ~torch.isnan(labels).all(1)
     unit = functional.normalize(features[rows], dim=1)
-    shared = (labels[rows] @ labels[rows].T) > 0
+    present, unknown = labels[rows].nan_to_num(0.0), torch.isnan(labels[rows]).to(labels.dtype)
+    shared = (present @ present.T) > 0
+    unsure = (present @ unknown.T + unknown @ present.T) > 0
     distance = 1 - unit @ unit.T
     positive = shared & ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     anchors, positives = torch.nonzero(positive, as_tuple=True)
-    negative = ~shared[anchors]
+    negative = ~(shared | unsure)[anchors]
     usable = negative.any(1)
     anchors, positives, negative = anchors[usable], positives[usable], negative[usable]
     if len(anchors) == 0:

@@ -24,6 +24,21 @@ def test_the_sdml_form_is_zero_for_parallel_vectors():
     assert unit_distance(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])).item() == pytest.approx(math.sqrt(2))
 
 
+def test_the_sdml_form_compares_what_is_known_of_a_row():
+    logits = torch.tensor([[0.0, 3.0, 9.0], [5.0, 5.0, 5.0]])
+    assert unit_distance(logits, torch.tensor([[1.0, 0.0, NAN], [NAN, NAN, NAN]])).item() == pytest.approx(math.sqrt(2))
+
+
+def test_triplets_are_made_of_what_is_known():
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]])
+    labels = torch.tensor([[1.0, 0.0, NAN], [1.0, 0.0, NAN], [0.0, 1.0, NAN]])  # the third column: not coded
+    loss = semi_hard_triplet(features, labels)
+    assert loss.item() == pytest.approx(semi_hard_triplet(features, labels.nan_to_num(0.0)).item())
+    assert loss.item() > 0.5
+    labels[2] = torch.tensor([NAN, 1.0, 0.0])                       # it may share the first: no negative
+    assert semi_hard_triplet(features, labels).item() == 0
+
+
 def test_jaccard_of_two_normal_studies_is_one_and_of_an_unknown_one_zero():
     a = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [NAN, NAN, NAN]])
     expected = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])

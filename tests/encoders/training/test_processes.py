@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 
 from encoders.training.arrays import build_arrays
+from encoders.training.build import STATE_FILE
 from encoders.training.manifest import read_manifest
+from encoders.training.run_files import CURVES_FILE, LAST_FILE
 from encoders.training.sampling import epoch_order
-from encoders.training.trainer import CURVES_FILE, LAST_FILE, STATE_FILE
 
-#: What each process ends with; the second must take the first one's word for the validation.
+#: What each process ends with; the second must take the first one's word for the validation, and its text tower.
 _SCRIPT = """
-import hashlib, json, sys
+import hashlib, json, os, sys
 from pathlib import Path
 import torch
 from torch import distributed
 from encoders.training import trainer
 from encoders.training.experiment import load_experiment
 out = Path(sys.argv[2])
+if os.environ["RANK"] == "1":
+    trainer.fit_text_tower = None
 made = trainer.Trainer(load_experiment(Path(sys.argv[1])), out)
 shown = [row for epoch in (0, 1) for row in made.batches._order(epoch).tolist()]
 if made.rank:

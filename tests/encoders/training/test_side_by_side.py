@@ -17,8 +17,9 @@ from encoders.training.experiment import ImageSection
 from encoders.training.export import ExportOptions, export
 from encoders.training.features import with_features
 from encoders.training.project import ProjectionOptions
+from encoders.training.selection import select
 from encoders.training.stack import StackError, stack_runs
-from encoders.training.trainer import select, train
+from encoders.training.trainer import train
 
 
 def test_each_member_sees_the_image_at_its_own_size_and_its_channels_lie_behind_the_others():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from encoders.training.build import STATE_FILE, RunError
+from encoders.training.run_files import LAST_FILE
 from encoders.training.soup import average_runs
-from encoders.training.trainer import LAST_FILE
 
 
 @pytest.fixture

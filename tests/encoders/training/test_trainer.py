@@ -15,7 +15,8 @@ from encoders.training.build import RunError, load_run
 from encoders.training.experiment import ExperimentError, load_experiment
 from encoders.training.export import ExportOptions, export, read_options
 from encoders.training.project import ProjectionOptions
-from encoders.training.trainer import CURVES_FILE, STATE_FILE, Trainer, train
+from encoders.training.run_files import CURVES_FILE
+from encoders.training.trainer import STATE_FILE, Trainer, train
 
 
 def test_a_run_becomes_a_checkpoint_that_encodes_both_modalities(tmp_path, small_experiment):

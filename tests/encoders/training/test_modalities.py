@@ -1,0 +1,85 @@
+"""What a manifest may hold: images with labels only, few reports, no labels, no views; and partial pairing."""
+
+import csv
+
+import pytest
+import torch
+
+from encoders.common_subspace import CommonSubspaceEncoder
+from encoders.phantom import draw
+from encoders.training.build import build_model, load_run
+from encoders.training.export import ExportOptions, export
+from encoders.training.manifest import ManifestError
+from encoders.training.project import ProjectionOptions
+from encoders.training.run_files import LAST_FILE
+from encoders.training.trainer import train
+
+
+@pytest.fixture
+def changed(tmp_path, manifest, small_experiment):
+    """Return a function (change of a row, settings of [train]) -> Experiment on the manifest so changed."""
+
+    def write(change, **settings):
+        with manifest.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row["image_path"] = str(manifest.parent / row["image_path"])
+            change(row)
+        path = tmp_path / "changed.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        experiment = small_experiment(tmp_path, **settings)
+        return experiment.model_copy(update={"data": experiment.data.model_copy(update={"manifest": path})})
+
+    return write
+
+
+def without_report(row):
+    row.update(findings="", impression="")
+
+
+def with_two_reports(row):
+    row.update(findings="Heart size is normal." if row["study_id"] < "s3" else "No effusion.", impression="")
+
+
+@pytest.mark.parametrize("change", [without_report, with_two_reports])
+@pytest.mark.parametrize("tower", ["tfidf-svd", "doc2vec"])
+@pytest.mark.parametrize("prompts", [True, False])
+def test_images_with_labels_train_p_with_few_reports_or_none(tmp_path, changed, change, tower, prompts):
+    experiment = changed(change, epochs=2)
+    text = experiment.text.model_copy(update={"tower": tower, "prompts": prompts})
+    experiment = experiment.model_copy(update={"text": text})
+    train(experiment, tmp_path / "run")
+    trained = load_run(tmp_path / "run")
+    coupling = trained.model.subspace.coupling["findings"].weight
+    fresh = build_model(experiment, trained.model.text_tower, ()).subspace.coupling["findings"].weight
+    assert torch.isfinite(coupling).all()
+    assert (coupling - fresh).abs().max() > 1e-4
+    said = (tmp_path / "run" / "curves.csv").read_text().splitlines()[0]
+    assert ("findings_text" in said) == (change is not without_report)
+
+
+def test_reports_alone_are_refused_with_the_cure(tmp_path, changed):
+    experiment = changed(lambda row: row.update(image_path=""))
+    with pytest.raises(ManifestError, match=r"changed\.csv: no train row has an image.*add some"):
+        train(experiment, tmp_path / "run")
+
+
+def test_a_manifest_without_any_label_is_refused_unless_findings_are_not_learnt(tmp_path, changed):
+    experiment = changed(lambda row: row.update(chexpert=""))
+    with pytest.raises(ManifestError, match=r"chexpert.*findings = 0"):
+        train(experiment, tmp_path / "run")
+    loss = experiment.loss.model_copy(update={"findings": 0.0, "direct": 0.0})
+    train(experiment.model_copy(update={"loss": loss}), tmp_path / "run")
+    assert (tmp_path / "run" / LAST_FILE).exists()
+
+
+def test_a_source_without_views_counts_as_frontal_and_becomes_a_checkpoint_that_tells_none(tmp_path, changed):
+    train(changed(lambda row: row.update(view="")), tmp_path / "run")
+    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
+    encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
+    assert encoder.card["views"] is False
+    assert encoder.encode_images([draw(99, 64)[0]]).frontal == 0.5
