@@ -22,6 +22,8 @@ _STRENGTH = {State.POSITIVE: 2, State.UNCERTAIN: 1, State.NEGATIVE: 0}
 
 
 _COLUMNS = ("study_id", "findings", "impression")
+#: Characters; no report is longer, and a quote that nobody closed is found before it has swallowed the file.
+_LONGEST_FIELD = 1_000_000
 #: A line in a field that looks like a row of a CSV: an identifier with a digit and no blank around its comma.
 _ROW_IN_FIELD = re.compile(r"\n[^\s,]*\d[^\s,]*,(?! )[^\n]*")
 
@@ -113,6 +115,7 @@ def label_csv(in_path: str | Path, out_path: str | Path) -> Labelled:
 
 def _reports(source: TextIO, in_path: str | Path) -> Iterator[tuple[str, str, str]]:
     """Yield study_id, findings, impression of every row of a CSV."""
+    csv.field_size_limit(_LONGEST_FIELD)                            # of the process: whoever reads a CSV says its own
     reader = csv.reader(source, strict=True)
     line, header, places = 1, list[str](), list[int]()
     try:

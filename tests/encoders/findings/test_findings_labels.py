@@ -121,7 +121,7 @@ HEADER = "study_id,findings,impression\n"
         (HEADER + '1,"Clear.,\n2,Edema.,\n', "begins in line 2 .* close them"),
         (HEADER + '1,"Clear.\n2,"Edema.",\n', "begins in line 2 .* close them"),
         (HEADER + '1,"Clear.,\n2,Edema.,",\n', "line 2: a field holds what looks like the next row"),
-        (HEADER + f'1,"{"Clear. " * 20_000}",\n', "begins in line 2 .*field limit"),
+        (HEADER + f'1,"{"Clear. " * 150_000}",\n', "begins in line 2 .*field limit"),
     ],
 )
 def test_a_csv_that_would_lose_reports_is_refused_with_the_cure_and_nothing_is_written(tmp_path, text, message):
