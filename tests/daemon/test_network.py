@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -193,6 +194,9 @@ def test_many_answers_arrive_in_order_and_a_cancel_is_seen():
             yield 0xFF00, answer
             if number == 250:
                 cancelled.wait(30)
+                until = time.monotonic() + 30       # sent is not yet read, where others have the core
+                while not event.is_cancelled and time.monotonic() < until:
+                    time.sleep(0.01)
             if event.is_cancelled:
                 yield 0xFE00, None
                 return
