@@ -78,7 +78,7 @@ def test_a_manifest_without_any_label_is_refused_unless_findings_are_not_learnt(
 
 def test_a_source_without_views_counts_as_frontal_and_becomes_a_checkpoint_that_tells_none(tmp_path, changed):
     train(changed(lambda row: row.update(view="")), tmp_path / "run")
-    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    small = ProjectionOptions(appearance_dim=20)
     folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
     encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
     assert encoder.card["views"] is False

@@ -1,5 +1,8 @@
 """Features that an experiment names, each tried: bfloat16, loader processes, partial pairing, crops, text towers."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -24,10 +27,17 @@ def weights(folder):
 
 
 def test_bfloat16_trains_nearly_the_same_and_loader_processes_exactly(tmp_path, small_experiment):
-    told = {}
-    for name, settings in {"plain": {}, "bfloat16": {"autocast": "bfloat16"}, "workers": {"workers": 2}}.items():
-        train(small_experiment(tmp_path, 1, **settings), tmp_path / name)
-        told[name] = weights(tmp_path / name)
+    """Each in a process of its own, as it is used: loader processes are forked from it."""
+    small_experiment(tmp_path, 1)
+    text, told = (tmp_path / "tiny-1-True.toml").read_text(encoding="utf-8"), {}
+    for name, setting in {"plain": "", "bfloat16": 'autocast = "bfloat16"', "workers": "workers = 2"}.items():
+        (tmp_path / f"{name}.toml").write_text(text.replace("threads = 1", f"threads = 1\n{setting}"), encoding="utf-8")
+        command = ["train", "--config", f"{name}.toml", "--out", name, "--no-export", "--quiet"]
+        done = subprocess.run(
+            [sys.executable, "-m", "daemon", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        told[name] = weights(tmp_path / name / "run")
     plain = told["plain"]
     assert all(torch.equal(value, told["workers"][name]) for name, value in plain.items())
     names = [name for name, value in plain.items() if name.startswith("subspace") and value.ndim == 2]
@@ -65,7 +75,7 @@ def test_what_is_attended_to_is_the_box_of_the_largest_region_above_the_mean():
 @pytest.mark.parametrize("tower", ["doc2vec", "transformer"])
 def test_every_text_tower_comes_through_training_and_export_to_the_encoder(tmp_path, small_experiment, tower):
     train(with_sections(small_experiment(tmp_path, 1), text={"tower": tower}), tmp_path / "run")
-    small = ProjectionOptions(descriptor_dim=12, embedding_dim=4, canonical_dim=4)
+    small = ProjectionOptions(appearance_dim=20)
     folder = export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(projection=small, negatives=12))
     encoder = CommonSubspaceEncoder.load(folder, "cpu", 1)
     texts = [ReportText(draw(seed, 32)[2], "") for seed in range(12)]
