@@ -49,6 +49,8 @@ class ProjectionOptions:
         Added to the variance of each axis, in units of their mean, before it is made 1.
     ridge : float
         Penalty of the reports' map, in units of their mean variance.
+    lateral_share : float
+        How much a lateral image with its report counts in that map, beside a frontal one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -61,6 +63,7 @@ class ProjectionOptions:
     root: float = 0.35
     shrinkage: float = 0.1
     ridge: float = 1.0
+    lateral_share: float = 0.5
 
 
 def _white_axes(rows: NDArray[np.floating], kept: int, shrinkage: float) -> Float:
@@ -70,11 +73,12 @@ def _white_axes(rows: NDArray[np.floating], kept: int, shrinkage: float) -> Floa
     return np.asarray(axes / np.sqrt(values + shrinkage * values.mean()), dtype=np.float64)
 
 
-def ridge_map(x: Float, y: Float, penalty: float) -> Float:
-    """Return the matrix that leads rows of x to rows of y, by ridge regression."""
-    gram = x.T @ x
+def ridge_map(x: Float, y: Float, weights: Float, penalty: float) -> Float:
+    """Return the matrix that leads rows of x to rows of y by ridge regression; `weights` (rows,): what each counts."""
+    weighted = (weights[:, None] * x).T
+    gram = weighted @ x
     penalties = penalty * np.trace(gram) / len(gram) * np.eye(len(gram))
-    return np.asarray(np.linalg.solve(gram + penalties, x.T @ y))
+    return np.asarray(np.linalg.solve(gram + penalties, weighted @ y))
 
 
 def _healthy(labels: Float32) -> NDArray[np.bool_]:
@@ -121,8 +125,9 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     sideways = looks[aside].mean(0) - centre if known else np.zeros_like(centre)
     seen = looks - centre - lateral[:, None] * sideways
     axes = _white_axes(seen[frontal | lateral], options.appearance_dim, options.shrinkage)
-    pairs = np.flatnonzero(front & (arrays.text >= 0))
-    lead = ridge_map(words[arrays.text[pairs]] - word_centre, seen[pairs] @ axes, options.ridge)
+    pairs = np.flatnonzero(home & (frontal | lateral) & (arrays.text >= 0))
+    counts = np.where(frontal[pairs], 1.0, options.lateral_share)
+    lead = ridge_map(words[arrays.text[pairs]] - word_centre, seen[pairs] @ axes, counts, options.ridge)
     unused = np.zeros((outputs.embeddings.shape[1], axes.shape[1]))     # the image's embedding: its findings tell of it
     image = np.concatenate([axes, unused, -(sideways @ axes)[None]])
     return Projection(

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from encoders.base import FINDING_NAMES
+from encoders.base import FINDING_NAMES, Basis
+from encoders.towers.projection import text_slots
 from encoders.towers.subspace import IMAGE
 from encoders.training.arrays import Arrays
 from encoders.training.manifest import Sample
-from encoders.training.project import NothingToFitOn, ProjectionOptions, fit_projection, tells_views
+from encoders.training.project import NothingToFitOn, ProjectionOptions, fit_projection, project_images, tells_views
 from encoders.training.validation import Outputs
 
 FRONTAL, LATERAL, CHANNELS, DIM = 40, 20, 24, 8
@@ -55,6 +56,20 @@ def test_a_model_with_fewer_directions_than_are_asked_for_gives_shorter_vectors(
     said = outputs([5.0] * FRONTAL + [-5.0] * LATERAL)
     projection = fit_projection(arrays, said, ProjectionOptions())
     assert {part.size for part in projection.bias.values()} == {CHANNELS}
+
+
+def test_a_report_leads_to_its_lateral_image_as_far_as_that_counts(arrays):
+    told = replace(arrays, text=np.concatenate([np.arange(FRONTAL), np.arange(LATERAL)]))
+    said = outputs([5.0] * FRONTAL + [-5.0] * LATERAL)
+
+    def far(share):
+        projection = fit_projection(told, said, ProjectionOptions(appearance_dim=20, lateral_share=share))
+        image = project_images(projection, said, np.zeros((len(arrays.samples), len(FINDING_NAMES)), np.float32))
+        words = text_slots(said.text_features, said.text_embeddings)
+        report = projection(words, np.zeros((FRONTAL, len(FINDING_NAMES)), np.float32), Basis.REPORT)
+        return 1 - (image[FRONTAL:] * report[:LATERAL]).sum(1).mean()
+
+    assert far(4.0) < far(0.5) < far(0.0)
 
 
 def test_training_data_without_a_normal_study_are_refused_with_the_cure(arrays):
