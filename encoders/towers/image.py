@@ -9,6 +9,7 @@ row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification ba
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,26 @@ def efficientnet_lite0(pretrained: bool, drop_path: float = 0.0) -> ImageTower:
 
 
 _RESNET_PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+#: What comes before pooling in the families that have no `features`, or more behind them.
+_BODIES = (
+    ("features", "norm", "permute"),                                # Swin: (n, h, w, channels) up to the last
+    ("stem", "trunk_output"),                                       # RegNet
+    ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),    # ShuffleNet
+    ("layers",),                                                    # MNASNet
+    (
+        "conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3", "inception4a",
+        "inception4b", "inception4c", "inception4d", "inception4e", "maxpool4", "inception5a", "inception5b",
+    ),  # GoogLeNet
+    (
+        "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
+        "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a",
+        "Mixed_7b", "Mixed_7c",
+    ),  # Inception
+)  # fmt: skip
+#: Of a whole model's tensors these are no part of a tower: its classifiers.
+_CLASSIFIERS = frozenset({"classifier", "fc", "head", "aux1", "aux2", "AuxLogits"})
+#: Side of the picture that tells how many channels a backbone ends with; Inception takes none below 75.
+_PROBE_SIDE = 96
 #: Files of torchvision's first years: norm.1 for what is called norm1.
 _DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -140,18 +161,20 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
     if isinstance(model, zoo.DenseNet):
         body = model.features
         body.add_module("relu", nn.ReLU(inplace=True))              # the model applies it between features and pooling
-    elif hasattr(model, "features") and not isinstance(model, zoo.SwinTransformer):  # its maps are (n, h, w, c)
-        body = model.features
+    elif named := [parts for parts in _BODIES if all(hasattr(model, part) for part in parts)]:
+        body = nn.Sequential(OrderedDict((part, getattr(model, part)) for part in named[0]))
     elif hasattr(model, "layer4"):  # ResNet, ResNeXt, Wide ResNet
         body = nn.Sequential(*[getattr(model, part) for part in _RESNET_PARTS])
+    elif hasattr(model, "features"):
+        body = model.features
     else:
         raise TowerError(
-            f"{name} does not end in feature maps (n, channels, h, w); choose one of torchvision's densenet*, resnet*, "
-            "resnext*, wide_resnet*, efficientnet_*, mobilenet_*, convnext_*, vgg*, for instance densenet121"
+            f"{name} has no feature maps (n, channels, h, w) before its classifier; choose any of torchvision's but "
+            "vit_* and maxvit_*, for instance densenet121"
         )
     _take_one_channel(next(module for module in body.modules() if isinstance(module, nn.Conv2d)))
     with torch.inference_mode():
-        channels = body.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
+        channels = body.eval()(torch.zeros(1, 1, _PROBE_SIDE, _PROBE_SIDE)).shape[1]
     body.train()
     return ImageTower(body, int(channels), list(body.children()))
 
@@ -170,11 +193,13 @@ def take_weights(tower: ImageTower, tensors: Mapping[str, Any], path: Path) -> N
     own, found, others = tower.state_dict(), {}, []
     for name, tensor in tensors.items():
         head, _, rest = _DENSE_LAYER.sub(r"\1\2", name).partition(".")
-        if head in _RESNET_PARTS:
+        if f"body.{head}.{rest}" in own:
+            head = f"body.{head}"
+        elif head in _RESNET_PARTS:
             head = f"body.{_RESNET_PARTS.index(head)}"
         target = f"{'body' if head == 'features' else head}.{rest}"
         if target not in own:
-            others += [] if head in ("classifier", "fc") else [name]
+            others += [] if head in _CLASSIFIERS else [name]
             continue
         colours = tensor.ndim == 4 and (tensor.shape[1], own[target].shape[1]) == (3, 1)
         found[target] = tensor.sum(1, keepdim=True) if colours else tensor

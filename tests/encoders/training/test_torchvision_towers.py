@@ -30,15 +30,17 @@ def original():
 def pooled(model, images):
     """Return the features that torchvision's classifier is given."""
     given = []
-    head = model.classifier if hasattr(model, "classifier") else model.fc
+    head = next(getattr(model, name) for name in ("classifier", "fc", "head") if hasattr(model, name))
     head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     model(images.repeat(1, 3, 1, 1))
     return given[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "old"), [("densenet121", False), ("densenet121", True), ("resnet50", False), ("mobilenet_v2", False)]
-)
+    ("name", "old"),
+    [("densenet121", False), ("densenet121", True), ("resnet50", False), ("mobilenet_v2", False),
+     ("swin_t", False), ("regnet_y_400mf", False), ("shufflenet_v2_x0_5", False)],
+)  # fmt: skip
 def test_a_file_of_torchvisions_weights_gives_its_features_of_a_grey_picture(tmp_path, original, name, old):
     model = original(name)
     state = dict(model.state_dict())
@@ -67,9 +69,23 @@ def test_weights_of_another_tower_are_refused_with_the_first_that_does_not_fit(t
         take_weights(tower, {}, tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("name", ["swin_t", "vit_b_16", "googlenet"])
+@pytest.mark.parametrize(
+    "name",
+    ["swin_t", "regnet_y_400mf", "shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "inception_v3", "efficientnet_b0",
+     "convnext_tiny", "squeezenet1_1", "vgg11"],
+)  # fmt: skip
+def test_each_family_ends_in_feature_maps_of_so_many_channels(name):
+    tower = build_image_tower(f"torchvision:{name}", False).eval()
+    with torch.inference_mode():
+        maps = tower(torch.randn(2, 1, 128, 128))
+    assert maps.ndim == 4
+    assert maps.shape[:2] == (2, tower.channels)
+    assert maps.shape[2] == maps.shape[3] < 16                      # rows and columns, whatever the channels are
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "maxvit_t"])
 def test_what_does_not_end_in_feature_maps_is_refused_with_what_does(name):
-    with pytest.raises(TowerError, match=rf"{name} does not end in feature maps.*densenet121"):
+    with pytest.raises(TowerError, match=rf"{name} has no feature maps.*densenet121"):
         build_image_tower(f"torchvision:{name}", False)
 
 
