@@ -168,6 +168,9 @@ def evaluate(config_path: Path | None, **options: Any) -> None:
 
     Writes results.json and report.html, a page that needs no other file. It holds small pictures of the images, unless
     --no-sheets makes one that may be passed on.
+
+    Baselines that must be trained (the unimodal classifier, Image-MMDL, MMDL and its extensions, three seeds each) are
+    trained and judged beside a checkpoint by python -m encoders.evaluation.ablation; --against takes any other one.
     """
     from daemon import training
 
