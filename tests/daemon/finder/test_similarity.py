@@ -250,9 +250,12 @@ def test_a_generation_is_scored_by_its_own_calibration_when_the_model_is_newer()
     assert score_of(mine, ToyEncoder())(np.zeros(1, np.float32), Basis.IMAGE, Basis.IMAGE) == pytest.approx(0.5)
 
 
-@given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1), st.sets(st.floats(-1, 1), min_size=1, max_size=9))
+@given(
+    st.lists(st.floats(-1.5, 1.5, width=32), min_size=1),
+    st.sets(st.integers(-100_000, 100_000), min_size=1, max_size=9),    # of five digits, as a card has them
+)
 def test_kept_knots_give_what_the_model_interpolates(cosines, knots):
-    at = sorted(knots)
+    at = [knot / 100_000 for knot in sorted(knots)]
     probabilities = np.linspace(0.1, 0.9, len(at))
     scores = KeptScores({"IMAGE/JOINT": {"cosine": at, "probability": probabilities.tolist()}})
     expected = np.interp(cosines, at, probabilities)
