@@ -14,7 +14,7 @@ from encoders.readers import read_pixels
 def is_dicom(path: Path) -> bool:
     """Return whether a file is to be read as DICOM, whatever its name is.
 
-    A file without preamble (PS3.10 7.1) is none only if it starts as, or is called, a picture that Pillow knows.
+    A file without preamble (PS3.10 7.1) is one if its first element is of group 0002 or 0008.
 
     Raises
     ------
@@ -23,9 +23,7 @@ def is_dicom(path: Path) -> bool:
     """
     with path.open("rb") as file:
         head = file.read(132)
-    if head[128:] == b"DICM":
-        return True
-    return not head.startswith((b"\x89PNG", b"\xff\xd8")) and path.suffix.lower() not in Image.registered_extensions()
+    return head[128:] == b"DICM" or head.startswith((b"\x02\x00", b"\x08\x00", b"\x00\x08"))
 
 
 def deep_pixels(path: Path, short_side: int) -> Float32 | None:
