@@ -7,8 +7,9 @@ orthogonal, so that it decides among studies with the same findings; its length 
 both blocks are normalised together, or the appearance is not white, the findings do not count for what they are.)
 
 An image fills the slots of its appearance with its descriptor (roots of pooled features), its unit subspace embedding
-and how surely it is a lateral view, a report with its text features and its embedding. Each modality, and each view, is
-seen from its *normal* studies. The report's map was fitted to land where the paired images do.
+(which only checkpoints of before still map to anything) and how surely it is a lateral view, a report with its text
+features and its embedding. Each modality, and each view, is seen from its *normal* studies. The report's map was fitted
+to land where the paired images do.
 
 References
 ----------
