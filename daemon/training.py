@@ -227,9 +227,9 @@ def evaluate(
     from encoders.evaluation import evaluate as measure
     from encoders.evaluation.systems import checkpoint_name, unique_name
 
-    encoders = {checkpoint_name(checkpoint): configured_encoder(config, checkpoint)}
+    encoders = {checkpoint_name(checkpoint): [configured_encoder(config, checkpoint)]}
     for folder in against:
-        encoders[unique_name(checkpoint_name(folder), list(encoders))] = configured_encoder(config, folder)
+        encoders[unique_name(checkpoint_name(folder), list(encoders))] = [configured_encoder(config, folder)]
     with _bars(quiet) as move:
         evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
     page = write_page(evaluation, out, sheets=sheets)

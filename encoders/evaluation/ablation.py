@@ -120,46 +120,50 @@ def seconds_of(folders: Sequence[Path]) -> float:
     return total / len(folders)
 
 
-def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> list[System]:
-    """Return the row's vectors, report vectors and finding logits of the validation images; one System a run."""
-    result = []
+def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> System:
+    """Return the row's vectors, report vectors and finding probabilities of images; one array a run."""
+    images, reports, findings = [], [], []
     for folder in folders:
         trained = load_run(folder)
         arrays = with_features(trained.model, held_out, trained.constants, cache)
         seen = outputs_of(trained.model, arrays, trained.constants)
-        if row.vectors == "features":
-            result.append(System(row.name, "", (seen.features,), None, seen.direct.get("findings")))
-            continue
-        reports = np.full((len(arrays.samples), seen.text_embeddings.shape[1]), np.nan, np.float32)
-        reports[arrays.text >= 0] = seen.text_embeddings[arrays.text[arrays.text >= 0]]
-        has_text = trained.experiment.loss.reports > 0
-        result.append(
-            System(row.name, "", (seen.embeddings,), reports if has_text else None, seen.logits["findings"])
-        )
-    return result
+        features = row.vectors == "features"
+        images.append(seen.features if features else seen.embeddings)
+        logits = seen.direct.get("findings") if features else seen.logits["findings"]
+        if logits is not None:
+            findings.append((1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32))
+        if not features and trained.experiment.loss.reports > 0:
+            found = np.full((len(arrays.samples), seen.text_embeddings.shape[1]), np.nan, np.float32)
+            found[arrays.text >= 0] = seen.text_embeddings[arrays.text[arrays.text >= 0]]
+            reports.append(found)
+    return System(row.name, "", tuple(images), tuple(reports), tuple(findings))
 
 
-def chance(rows: int) -> list[System]:
-    """Return random images, reports and findings, one System a seed."""
+def chance(rows: int) -> System:
+    """Return random images, reports and findings."""
     drawn = random_system(rows, CHANCE_SEEDS).runs
     generator = np.random.default_rng(5)
 
     def normal(columns: int) -> Float32:
         return generator.normal(size=(rows, columns)).astype(np.float32)
 
-    return [System(RANDOM, "", (run,), normal(run.shape[1]), normal(len(FINDING_NAMES))) for run in drawn]
+    reports, findings = zip(*[(normal(run.shape[1]), normal(len(FINDING_NAMES))) for run in drawn], strict=True)
+    return System(RANDOM, "", drawn, reports, findings)
 
 
-def exchanged_in(systems: Sequence[System], every: Sequence[Pool]) -> list[System]:
+def exchanged_in(system: System, every: Sequence[Pool]) -> System:
     """Return a control that must fall to chance: vectors and findings, each given to another image of its pool."""
-    result = []
-    for seed, system in enumerate(systems):
-        order = np.arange(len(system.runs[0]))
+    orders = []
+    for seed, run in enumerate(system.runs):
+        order = np.arange(len(run))
         for pool in every:
             order[pool.rows] = np.random.default_rng([seed, 2]).permutation(pool.rows)
-        findings = None if system.findings is None else system.findings[order]
-        result.append(System(EXCHANGED, "", (system.runs[0][order],), system.report, findings))
-    return result
+        orders.append(order)
+    runs, findings = (
+        tuple(array[order] for array, order in zip(arrays, orders, strict=False))
+        for arrays in (system.runs, system.findings)
+    )
+    return System(EXCHANGED, "", runs, system.reports, findings)
 
 
 def judged_pools(samples: Sequence[Sample], table: Table) -> list[Pool]:
@@ -176,7 +180,7 @@ def shipped_system(checkpoint: Path, samples: Sequence[Sample]) -> System:
     """Return what a checkpoint says of the images."""
     from encoders.common_subspace import CommonSubspaceEncoder
 
-    return checkpoint_system(SHIPPED, CommonSubspaceEncoder.load(checkpoint, "cpu", 1), samples)[0]
+    return checkpoint_system(SHIPPED, [CommonSubspaceEncoder.load(checkpoint, "cpu", 1)], samples)[0]
 
 
 def replaced(earlier: dict[str, Any], table: Table, folder: Path, manifest: Path, checkpoint: Path) -> dict[str, Any]:
@@ -191,7 +195,7 @@ def replaced(earlier: dict[str, Any], table: Table, folder: Path, manifest: Path
         raise ExperimentError("the earlier figures are of another table; run the table without --earlier")
     experiment, _ = next(planned(table.rows[0], table, folder, manifest, Path()))
     samples = [sample for sample in select(experiment, "val") if sample.image_path is not None]
-    judged = judge([shipped_system(checkpoint, samples)], judged_pools(samples, table))
+    judged = judge(shipped_system(checkpoint, samples), judged_pools(samples, table))
     row = tables(Results(table, {SHIPPED: judged}))["rows"]
     kept = [each for each in earlier["rows"] if each["name"] != SHIPPED]
     return {**earlier, "notes": list(table.notes), "rows": kept + row}
@@ -202,7 +206,7 @@ def run(
 ) -> Results:
     """Train what is not trained yet, judge every row, and return the figures."""
     results = Results(table)
-    systems: dict[str, list[System]] = {}
+    systems: dict[str, System] = {}
     held_out: Arrays | None = None
     for row in table.rows:
         folders = []
@@ -226,11 +230,11 @@ def run(
     systems = {RANDOM: chance(len(samples)), EXCHANGED: control, **systems}
     words = tfidf_system([text_of(sample) for sample in samples])
     if words is not None:
-        systems[words.name] = [words]
+        systems[words.name] = words
     if shipped is not None:
-        systems[SHIPPED] = [shipped_system(shipped, samples)]
-    for name, runs in systems.items():
-        results.judged[name] = judge(runs, chosen)
+        systems[SHIPPED] = shipped_system(shipped, samples)
+    for name, system in systems.items():
+        results.judged[name] = judge(system, chosen)
     return results
 
 

@@ -24,10 +24,10 @@ AUC_ROUNDS = 200
 MOST_PAIRS = 200_000
 
 
-def _auc_interval(scores: Float, truth: Float) -> tuple[float, float]:
+def _auc_interval(runs: Float, truth: Float) -> tuple[float, float]:
     generator = np.random.default_rng(0)
     drawn = [generator.integers(0, len(truth), len(truth)) for _ in range(AUC_ROUNDS)]
-    values = np.array([metrics.auc(scores[rows], truth[rows]) for rows in drawn])
+    values = np.array([np.mean([metrics.auc(scores[rows], truth[rows]) for scores in runs]) for rows in drawn])
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.025, 0.975])
@@ -36,26 +36,27 @@ def _auc_interval(scores: Float, truth: Float) -> tuple[float, float]:
 
 def finding_table(system: System, pool: Pool) -> list[dict[str, Any]]:
     """Return a row for each finding: positives, share (the AP of chance), AUC with interval, AP."""
-    if system.findings is None:
+    if not system.findings:
         return []
-    probabilities = system.findings[pool.rows].astype(np.float64)
+    probabilities = np.array([findings[pool.rows] for findings in system.findings], dtype=np.float64)
     table = []
     for column, name in enumerate(FINDING_NAMES):
-        truth, scores = pool.labels[:, column], probabilities[:, column]
-        known = ~np.isnan(truth) & ~np.isnan(scores)
-        truth, scores = truth[known], scores[known]
+        truth, scores = pool.labels[:, column], probabilities[:, :, column]
+        known = ~np.isnan(truth) & ~np.isnan(scores).any(0)
+        truth, scores = truth[known], scores[:, known]
         if truth.sum() < LEAST_POSITIVES or (1 - truth).sum() < LEAST_POSITIVES:
             continue
         low, high = _auc_interval(scores, truth)
+        relevance = np.tile(truth, (len(scores), 1))
         table.append(
             {
                 "finding": name,
                 "positives": int(truth.sum()),
                 "share": float(truth.mean()),
-                "auc": metrics.auc(scores, truth),
+                "auc": float(np.mean([metrics.auc(run, truth) for run in scores])),
                 "low": low,
                 "high": high,
-                "ap": float(metrics.average_precision(scores[None], truth[None], None, None, "all")[0]),
+                "ap": float(metrics.average_precision(scores, relevance, None, None, "all").mean()),
             }
         )
     return table
@@ -83,13 +84,16 @@ def mean_auc(models: Sequence[System], pool: Pool) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     first: Float | None = None
     for system in models if enough else ():
-        if system.findings is None:
+        if not system.findings:
             continue
-        scores = system.findings[pool.rows].astype(np.float64)
-        truth = np.where(np.isfinite(scores), labels, np.nan)           # unreadable images
-        draws = np.nanmean([auc_draws(scores[:, c], truth[:, c], times) for c in enough], axis=0)
+        runs = [findings[pool.rows].astype(np.float64) for findings in system.findings]
+        truths = [np.where(np.isfinite(scores), labels, np.nan) for scores in runs]     # unreadable images
+        both = list(zip(runs, truths, strict=True))
+        draws = np.mean(
+            [np.nanmean([auc_draws(s[:, c], truth[:, c], times) for c in enough], axis=0) for s, truth in both], axis=0
+        )
         low, high = interval(draws)
-        mean = float(np.mean([metrics.auc(scores[:, c], truth[:, c]) for c in enough]))
+        mean = float(np.mean([[metrics.auc(s[:, c], truth[:, c]) for c in enough] for s, truth in both]))
         table[system.name] = {"mean": mean, "low": low, "high": high}
         if first is None:
             first, reference = draws, mean
@@ -109,11 +113,22 @@ def reliability(probability: Float, truth: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def finding_calibration(system: System, pool: Pool) -> dict[str, Any] | None:
-    """Return the reliability of all finding probabilities of a pool together."""
-    if system.findings is None:
+def mean_of_runs(diagrams: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the mean of several runs' reliability, bin by bin; None where a run has none."""
+    every = [diagram for diagram in diagrams if diagram is not None]
+    if not every or len(every) < len(diagrams):
         return None
-    probability, truth = system.findings[pool.rows].astype(np.float64), pool.labels
+    return {
+        "n": every[0]["n"],
+        "ece": float(np.mean([each["ece"] for each in every])),
+        "predicted": np.mean([each["predicted"] for each in every], axis=0).tolist(),
+        "observed": np.mean([each["observed"] for each in every], axis=0).tolist(),
+    }
+
+
+def finding_calibration(probabilities: Float32, pool: Pool) -> dict[str, Any] | None:
+    """Return the reliability of all finding probabilities (n, 14) of a pool together."""
+    probability, truth = probabilities.astype(np.float64), pool.labels
     known = ~np.isnan(truth) & ~np.isnan(probability)
     known[:, 0] = False                                             # No Finding is what the others leave
     return reliability(probability[known], truth[known] > 0.5) if known.any() else None

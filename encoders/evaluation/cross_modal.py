@@ -41,9 +41,9 @@ class Found:
     ----------
     images, reports : int
         Images that have a report, and different texts among them.
-    ranks, chance_ranks : direction -> (n,), (SEEDS, n)
+    ranks, chance_ranks : direction -> (runs, n), (SEEDS, n)
         Rank of the right entry, by pool row (image to report) or by text of the pool (report to image); NaN: no query.
-    gain, chance_gain : (n,), (SEEDS, n)
+    gain, chance_gain : (runs, n), (SEEDS, n)
         NDCG@10 of each abnormal image's reports by pool row, NaN: no query.
     """
 
@@ -61,12 +61,13 @@ def found(system: System, pool: Pool) -> Found | None:
     Identical texts are one report, and every image that has it is right. What image and report share: abnormal findings
     that the image is coded with and any image of that text, the image's own report among the entries.
     """
-    if system.report is None:
+    if not system.reports:
         return None
-    image, report = system.runs[0][pool.rows], system.report[pool.rows]
+    runs = [(image[pool.rows], report[pool.rows]) for image, report in zip(system.runs, system.reports, strict=True)]
     every, text_of_row = np.unique(np.array(pool.texts, dtype=np.str_), return_inverse=True)
     texts = np.array(pool.texts, dtype=np.str_)
-    rows = np.flatnonzero(np.isfinite(image).all(1) & np.isfinite(report).all(1) & (texts != ""))
+    given = np.all([np.isfinite(image).all(1) & np.isfinite(report).all(1) for image, report in runs], axis=0)
+    rows = np.flatnonzero(given & (texts != ""))
     if len(rows) < LEAST_IMAGES:
         return None
     distinct, first, of_image = np.unique(text_of_row[rows], return_index=True, return_inverse=True)
@@ -92,21 +93,21 @@ def found(system: System, pool: Pool) -> Found | None:
         wide[rows[sick]] = metrics.ndcg(scores[sick], relevance[sick])
         return wide
 
-    scores = metrics.cosine_ranking(image[rows], report[rows][first])
+    def both(every: Sequence[Float]) -> tuple[dict[str, Float], Float]:
+        placed = [ranks(scores) for scores in every]
+        return {way: np.array([each[way] for each in placed]) for way in places}, np.array([gain(s) for s in every])
+
     generator = np.random.default_rng(0)
-    drawn = [generator.random(scores.shape) for _ in range(SEEDS)]
-    by_chance = [ranks(each) for each in drawn]
-    return Found(
-        len(rows), len(distinct), ranks(scores),
-        {direction: np.array([each[direction] for each in by_chance]) for direction in places},
-        gain(scores), np.array([gain(each) for each in drawn]),
-    )
+    drawn = [generator.random(right.shape) for _ in range(SEEDS)]
+    by_system = both([metrics.cosine_ranking(image[rows], report[rows][first]) for image, report in runs])
+    by_chance = both(drawn)
+    return Found(len(rows), len(distinct), by_system[0], by_chance[0], by_system[1], by_chance[1])
 
 
 def _cell(ours: Float, chance: Float, reference: Float | None) -> dict[str, Any]:
-    times = resamples(len(ours))
+    times = resamples(ours.shape[1])
     cell = {**summary(ours, times), "chance": float(np.nanmean(chance))}
-    both = None if reference is None else ~np.isnan(ours) & ~np.isnan(reference)
+    both = None if reference is None else ~np.isnan(ours).any(0) & ~np.isnan(reference).any(0)
     if reference is not None and both is not None and both.any():
         cell["reference_minus_this"] = difference(
             np.where(both, reference, np.nan), np.where(both, ours, np.nan), times
@@ -114,7 +115,8 @@ def _cell(ours: Float, chance: Float, reference: Float | None) -> dict[str, Any]
     return cell
 
 
-def _within(ranks: Float, k: int) -> Float:
+def within(ranks: Float, k: int) -> Float:
+    """Return 1 where a rank is at most k, 0 where not, NaN where there is none."""
     return np.where(np.isnan(ranks), np.nan, (ranks <= k).astype(np.float64))
 
 
@@ -123,13 +125,13 @@ def _figures(mine: Found, reference: Found | None) -> dict[str, Any]:
     for direction, ranks in mine.ranks.items():
         chance = mine.chance_ranks[direction]
         figures: dict[str, Any] = {
-            "queries": int((~np.isnan(ranks)).sum()),
-            "median_rank": float(np.nanmedian(ranks)),
+            "queries": int((~np.isnan(ranks[0])).sum()),
+            "median_rank": float(np.nanmedian(ranks, axis=1).mean()),
             "chance_median_rank": float(np.nanmedian(chance)),
         }
         for k in KS:
-            other = None if reference is None else _within(reference.ranks[direction], k)
-            figures[f"r@{k}"] = _cell(_within(ranks, k), _within(chance, k), other)
+            other = None if reference is None else within(reference.ranks[direction], k)
+            figures[f"r@{k}"] = _cell(within(ranks, k), within(chance, k), other)
         result[direction] = figures
     if not np.isnan(mine.gain).all():
         other = None if reference is None else reference.gain

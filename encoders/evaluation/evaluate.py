@@ -76,12 +76,12 @@ class Evaluation:
 
 
 def _all_systems(
-    samples: Sequence[Sample], encoders: Mapping[str, Encoder], options: EvaluationOptions, progress: Progress
+    samples: Sequence[Sample], encoders: Mapping[str, Sequence[Encoder]], options: EvaluationOptions, progress: Progress
 ) -> tuple[list[System], tuple[str, ...], list[Pool]]:
     models: list[System] = []
     faults: tuple[str, ...] = ()
-    for name, encoder in encoders.items():
-        model, faults = systems.checkpoint_system(name, encoder, samples, partial(progress, f"encode {name}"))
+    for name, of_it in encoders.items():
+        model, faults = systems.checkpoint_system(name, of_it, samples, partial(progress, f"encode {name}"))
         models.append(model)
     readable = np.flatnonzero(np.isfinite(models[0].runs[0]).all(1))
     chosen = pools(samples, readable.tolist())
@@ -128,17 +128,26 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
 
 
 def _judge(
-    pool: Pool, every: Sequence[System], encoders: Mapping[str, Encoder]
+    pool: Pool, every: Sequence[System], encoders: Mapping[str, Sequence[Encoder]]
 ) -> tuple[dict[str, Any], PoolResult] | None:
     known = np.nan_to_num(pool.abnormal)
     if not retrieval.possible(known @ known.T, pool.same_patient).any():
         return None                                                 # nobody to look for, for instance normal films only
     model = every[0]
     tables, graded = _retrieval(pool, every)
-    lead = graded[model.name][retrieval.LEAD][0]
+    lead = graded[model.name][retrieval.LEAD].mean(0)
     models = [system for system in every if system.name in encoders]
     vectors = model.runs[0][pool.rows]
     found = {system.name: classification.finding_table(system, pool) for system in models}
+
+    def calibration(system: System) -> dict[str, Any]:
+        said = [classification.finding_calibration(findings[pool.rows], pool) for findings in system.findings]
+        scored = [
+            classification.score_calibration(encoder, run[pool.rows], pool)
+            for encoder, run in zip(encoders[system.name], system.runs, strict=True)
+        ]
+        return {"findings": classification.mean_of_runs(said), "score": classification.mean_of_runs(scored)}
+
     result = {
         "source": pool.source,
         "view": pool.view,
@@ -149,13 +158,7 @@ def _judge(
         "cross_modal": cross_modal(models, pool),
         "findings": found,
         "mean_auc": classification.mean_auc(models, pool),
-        "calibration": {
-            system.name: {
-                "findings": classification.finding_calibration(system, pool),
-                "score": classification.score_calibration(encoders[system.name], system.runs[0][pool.rows], pool),
-            }
-            for system in models
-        },
+        "calibration": {system.name: calibration(system) for system in models},
         "subgroups": subgroups(model, pool, lead, graded[systems.RANDOM][retrieval.LEAD].mean(0)),
         "labeler": classification.labeler_table(pool),
     }
@@ -172,15 +175,18 @@ def _nothing_to_find(chosen: Sequence[Pool]) -> str:
 
 
 def evaluate(
-    manifest: Path, encoders: Mapping[str, Encoder], options: EvaluationOptions, progress: Progress | None = None
+    manifest: Path,
+    encoders: Mapping[str, Sequence[Encoder]],
+    options: EvaluationOptions,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Return every figure of the manifest's images.
 
     Parameters
     ----------
-    encoders : mapping of name to Encoder
-        The first one is the reference: subgroups, calibration plots and contact sheets are its own, and every other
-        system is compared with it, query by query.
+    encoders : mapping of name to Encoders
+        Several Encoders are the seeds of one system. The first system is the reference: subgroups, calibration plots
+        and contact sheets are its own, and every other one is compared with it, query by query.
 
     Raises
     ------

@@ -23,27 +23,40 @@ def resamples(n: int) -> NDArray[np.float64]:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), ROUNDS).astype(np.float64)
 
 
-def mean_draws(values: Float, times: Float) -> Float:
-    """Return the mean of values (n,) or (runs, n), NaN where there is none, in each draw.
+def _over_runs(total: Float, count: Float) -> Float:
+    """Return the mean over the last axis, the runs, of total / count; NaN where no run counts any."""
+    counted = count > 0
+    means = np.where(counted, total / np.where(counted, count, 1), 0)
+    runs = counted.sum(-1)
+    return np.asarray(means.sum(-1) / np.where(runs > 0, runs, np.nan))
 
-    An image counts in as many runs as it has a value in: what a run leaves out does not choose among the others.
+
+def mean_of(values: Float) -> float:
+    """Return the mean over the runs of each run's mean, of values (n,) or (runs, n), NaN where there is none."""
+    runs = np.atleast_2d(values)
+    return float(_over_runs(np.nan_to_num(runs).sum(1), (~np.isnan(runs)).sum(1)))
+
+
+def mean_draws(values: Float, times: Float) -> Float:
+    """Return `mean_of` values (n,) or (runs, n) in each draw.
+
+    An image counts in the runs that it has a value in: what a run leaves out does not choose among the others.
     """
     runs = np.atleast_2d(values)
-    total = times @ (~np.isnan(runs)).sum(0)
-    return np.asarray(times @ np.nan_to_num(runs).sum(0) / np.where(total > 0, total, np.nan))
+    return _over_runs(times @ np.nan_to_num(runs).T, times @ (~np.isnan(runs)).T.astype(np.float64))
 
 
 def summary(values: Float, times: Float) -> dict[str, Any]:
     """Return mean, interval and number of queries (of a run, on average) of values (n,) or (runs, n)."""
     low, high = interval(mean_draws(values, times))
     queries = round(float((~np.isnan(np.atleast_2d(values))).sum(1).mean()))
-    return {"mean": float(np.nanmean(values)), "low": low, "high": high, "queries": queries}
+    return {"mean": mean_of(values), "low": low, "high": high, "queries": queries}
 
 
 def difference(ours: Float, theirs: Float, times: Float) -> tuple[float, float, float]:
     """Return the mean of `ours` minus that of `theirs` and its 95 % interval, both in the same draws."""
     draws = mean_draws(ours, times) - mean_draws(theirs, times)
-    return (float(np.nanmean(ours) - np.nanmean(theirs)), *interval(draws))
+    return (mean_of(ours) - mean_of(theirs), *interval(draws))
 
 
 def auc_draws(scores: Float, truth: Float, times: Float) -> Float:

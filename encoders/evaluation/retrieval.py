@@ -64,9 +64,13 @@ def graded(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, F
 def variety(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, int]:
     """Return how many different images stand among the first ten of all abnormal queries, and how many could."""
     sick = np.nan_to_num(labels[ranking.rows]).sum(1) > 0
-    scores = np.where(excluded[np.ix_(ranking.rows, ranking.rows)], -np.inf, ranking.cosines[0])[sick]
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-    return {"different": len(np.unique(first)), "at_most": min(first.size, len(ranking.rows))}
+    apart = excluded[np.ix_(ranking.rows, ranking.rows)]
+    first = [
+        np.argsort(-np.where(apart, -np.inf, cosines)[sick], axis=1, kind="stable")[:, :10]
+        for cosines in ranking.cosines
+    ]
+    different = round(float(np.mean([len(np.unique(each)) for each in first])))
+    return {"different": different, "at_most": min(first[0].size, len(ranking.rows))}
 
 
 def protocol_a(ranking: Ranking, labels: Float, excluded: np.ndarray) -> dict[str, Float]:

@@ -31,14 +31,15 @@ class System:
 
     Attributes
     ----------
-    runs : tuple of float32 (n, dim)
-        Vectors of the samples' images, NaN rows where there are none; one array a seed.
-    report : float32 (n, dim) or None
-        Vectors of the reports, where the system has a text side.
-    findings : float32 (n, 14) or None
-        Finding probabilities.
     note : str
         What it is, for the reader of the table.
+    runs : tuple of float32 (n, dim)
+        Vectors of the samples' images, NaN rows where there are none; one array a seed. Every figure is the mean of
+        the runs' own.
+    reports : tuple of float32 (n, dim)
+        Vectors of the reports, one array a run; empty where the system has no text side.
+    findings : tuple of float32 (n, 14)
+        Finding probabilities, one array a run; empty where it has none.
     score : callable or None
         Returns (n, n) for n rows of the samples: how each is ranked for each as a query. None: by the vectors' cosine.
     """
@@ -46,26 +47,41 @@ class System:
     name: str
     note: str
     runs: tuple[Float32, ...]
-    report: Float32 | None = None
-    findings: Float32 | None = None
+    reports: tuple[Float32, ...] = ()
+    findings: tuple[Float32, ...] = ()
     score: Callable[[NDArray[np.intp]], NDArray[np.float64]] | None = None
 
 
 def checkpoint_system(
-    name: str, encoder: Encoder, samples: Sequence[Sample], progress: Progress | None = None
+    name: str, encoders: Sequence[Encoder], samples: Sequence[Sample], progress: Progress | None = None
 ) -> tuple[System, tuple[str, ...]]:
-    """Return a model's vectors and finding probabilities, and which images it could not read."""
-    encoded = encode_manifest(samples, encoder, progress=progress)
-    arrays = encoded.arrays
-    system = System(name, encoder.model_id, (arrays["image"],), arrays["report"], arrays["image_findings"])
-    return system, encoded.faults
+    """Return what one model, or several as the seeds of one system, say of samples, and the images nobody could read.
+
+    Parameters
+    ----------
+    progress : callable or None
+        Told (done, of) over all models.
+    """
+    encoded = []
+    for number, encoder in enumerate(encoders):
+
+        def tell(done: int, of: int, number: int = number) -> None:
+            if progress:
+                progress(number * of + done, len(encoders) * of)
+
+        encoded.append(encode_manifest(samples, encoder, progress=tell))
+    note = ", ".join(encoder.model_id for encoder in encoders)
+    several = f"mean of {len(encoders)} models: " if len(encoders) > 1 else ""
+    image, report, findings = (
+        tuple(each.arrays[name] for each in encoded) for name in ("image", "report", "image_findings")
+    )
+    return System(name, several + note, image, report, findings), encoded[0].faults
 
 
 def classifier_system(model: System) -> System:
     """Return the model's finding probabilities as vectors: √p, whose inner product is the Bhattacharyya overlap."""
-    assert model.findings is not None
-    vectors = np.sqrt(np.clip(model.findings, 0, 1))
-    return System(f"{model.name}: findings only", "its 14 finding probabilities as a vector", (vectors,))
+    vectors = tuple(np.sqrt(np.clip(findings, 0, 1)) for findings in model.findings)
+    return System(f"{model.name}: findings only", "its 14 finding probabilities as a vector", vectors)
 
 
 def _abnormal(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -79,8 +95,7 @@ def sickest_system(model: System) -> System:
     Protocol B asks abnormal queries only, and counts shared findings: what shows many is often right by itself. What a
     system is beyond that, it owes to the question.
     """
-    assert model.findings is not None
-    expected = _abnormal(model.findings)
+    expected = _abnormal(model.findings[0])
 
     def score(rows: NDArray[np.intp]) -> NDArray[np.float64]:
         return np.repeat(expected[rows][None], len(rows), 0)

@@ -22,19 +22,20 @@ class SquareReader:
 
     fingerprint, dim, image_size, chest_threshold = "0" * 64, 1 + len(DRAWN), SIDE, 0.0
 
-    def __init__(self, name="squares", *, blind=False):
-        self.model_id, self.blind = name, blind
+    def __init__(self, name="squares", *, blind=False, seed=0):
+        self.model_id, self.blind, self.seed = name, blind, seed
 
     def _vectors(self, present, seeds):
         rows = np.concatenate([np.full((len(present), 1), 0.2), present], axis=1)
-        noise = np.array([np.random.default_rng(seed).normal(size=rows.shape[1]) for seed in seeds])
+        noise = np.array([np.random.default_rng([seed, self.seed]).normal(size=rows.shape[1]) for seed in seeds])
         return _unit(noise if self.blind else rows + 0.02 * noise)
 
     def encode_images(self, images):
         places = [slice(CELL * n, CELL * (n + 1)) for n in range(len(DRAWN))]
         present = np.array([[float(image[:CELL, place].mean() > 0.5) for place in places] for image in images])
         findings = np.full((len(images), len(FINDING_NAMES)), 0.05, np.float32)
-        guessed = np.array([np.random.default_rng(int(image.sum())).random(len(places)) for image in images])
+        numbers = [[int(image.sum()), self.seed] for image in images]
+        guessed = np.array([np.random.default_rng(number).random(len(places)) for number in numbers])
         findings[:, COLUMNS] = 0.1 + 0.8 * (guessed if self.blind else present)
         ones = np.ones(len(images), np.float32)
         return ImageEncoding(self._vectors(present, [int(image.sum()) for image in images]), findings, ones, ones)
@@ -122,5 +123,5 @@ def judged(squares):
     """Return the evaluation of a model that sees and one that guesses, without the baselines that need networks."""
     from encoders.evaluation import EvaluationOptions, evaluate
 
-    encoders = {"seeing": SquareReader("seeing"), "blind": SquareReader("blind", blind=True)}
+    encoders = {"seeing": [SquareReader("seeing")], "blind": [SquareReader("blind", blind=True)]}
     return evaluate(squares, encoders, EvaluationOptions(baselines=False))

@@ -37,7 +37,7 @@ def test_a_report_that_shares_more_findings_is_worth_more_and_a_text_of_two_imag
     turned = np.array([0.2, 0.1, 0.1, 0.0, *np.linspace(0.3, 1, 20)])  # all images ask for: clear 3, one, both, ...
     reports = np.stack([np.cos(turned), np.sin(turned)], 1).astype(np.float32)
     images = np.tile(np.array([1, 0], np.float32), (24, 1))
-    found = cross_modal([System("m", "", (images,), reports)], pool)["m"]
+    found = cross_modal([System("m", "", (images,), (reports,))], pool)["m"]
     assert (found["images"], found["reports"]) == (24, 23)
     cell = found["image_to_report"]["ndcg@10"]
     assert cell["queries"] == 3

@@ -62,7 +62,7 @@ def test_a_query_never_finds_its_own_patient(rewrite, reader):
         return {**row, "patient_id": row["chexpert"]}
 
     path = rewrite(all_with_the_same_findings)
-    gain = pool(evaluate(path, {"seeing": reader()}, QUICK))["retrieval"]["B"]["acg@10"]["seeing"]["mean"]
+    gain = pool(evaluate(path, {"seeing": [reader()]}, QUICK))["retrieval"]["B"]["acg@10"]["seeing"]["mean"]
     assert gain <= 1  # two shared findings: only with the same two, that is oneself
 
 
@@ -79,6 +79,48 @@ def test_the_difference_in_mean_auc_is_paired_image_by_image(judged):
     difference, low, high = blind["reference_minus_this"]
     assert difference == pytest.approx(1 - blind["mean"])
     assert (low, high) == pytest.approx((1 - blind["high"], 1 - blind["low"]))  # the reference is right in every draw
+
+
+def _figures(each, system):
+    """Return every figure of a system in a pool, by where it stands."""
+    retrieval = each["retrieval"]
+    found = {
+        (protocol, name): cells[system]["mean"]
+        for protocol in ("A", "B", "headings")
+        for name, cells in retrieval[protocol].items()
+    }
+    found |= {("by k", k): value for k, value in enumerate(retrieval["by_k"][system]["ndcg"])}
+    found |= {("by finding", name): row["p@10"] for name, row in retrieval["by_finding"][system].items()}
+    for direction in ("image_to_report", "report_to_image"):
+        cells = each["cross_modal"][system][direction]
+        found |= {(direction, name): cell["mean"] for name, cell in cells.items() if "@" in name}
+        found[direction, "median"] = cells["median_rank"]
+    found |= {("auc", row["finding"]): row["auc"] for row in each["findings"][system]}
+    found |= {("ap", row["finding"]): row["ap"] for row in each["findings"][system]}
+    found["mean auc"] = each["mean_auc"][system]["mean"]
+    found |= {("ece", kind): each["calibration"][system][kind]["ece"] for kind in ("findings", "score")}
+    return found
+
+
+def test_the_figures_of_a_system_of_several_seeds_are_the_means_of_each_ones(squares, reader):
+    seeds = [reader(f"blind {seed}", blind=True, seed=seed) for seed in (1, 2, 3)]
+    every = {"seeing": [reader()], "three": seeds, **{str(each.seed): [each] for each in seeds}}
+    judged = pool(evaluate(squares, every, QUICK))
+    alone = [_figures(judged, str(each.seed)) for each in seeds]
+    together = _figures(judged, "three")
+    assert len(together) > 50
+    for name, value in together.items():
+        assert value == pytest.approx(sum(each[name] for each in alone) / 3), name
+    assert len({each["B", "ndcg@10"] for each in alone}) == 3
+    cells = judged["retrieval"]["B"]["ndcg@10"]
+    cell = cells["three"]
+    assert cell["low"] < cell["mean"] < cell["high"]
+    assert cell["reference_minus_this"][0] == pytest.approx(cells["seeing"]["mean"] - cell["mean"])
+    gain = judged["mean_auc"]["three"]["reference_minus_this"]
+    assert gain[0] == pytest.approx(1 - together["mean auc"])
+    assert gain[1] < gain[0] < gain[2]
+    gain = judged["cross_modal"]["three"]["image_to_report"]["r@5"]["reference_minus_this"]
+    assert gain[1] < gain[0] < gain[2]
 
 
 def test_calibration_compares_what_was_said_with_what_was_so(judged):
@@ -123,7 +165,7 @@ def test_a_manifest_without_columns_of_reports_is_judged_without_them(rewrite, r
     def images_only(row):
         return {name: value for name, value in row.items() if name not in ("findings", "impression")}
 
-    evaluation = evaluate(rewrite(images_only), {"seeing": reader()}, EvaluationOptions(baselines=False, limit=30))
+    evaluation = evaluate(rewrite(images_only), {"seeing": [reader()]}, EvaluationOptions(baselines=False, limit=30))
     assert lead(evaluation, "seeing")["mean"] > 0.9
     assert pool(evaluation)["cross_modal"] == {}
 
@@ -142,7 +184,7 @@ def test_the_labeler_is_scored_where_there_are_reports_and_codes(judged):
 
 
 def test_all_baselines_run_and_none_that_has_not_read_the_report_beats_the_seeing_model(squares, reader):
-    evaluation = evaluate(squares, {"seeing": reader()}, EvaluationOptions(split="train", limit=25))
+    evaluation = evaluate(squares, {"seeing": [reader()]}, EvaluationOptions(split="train", limit=25))
     names = [system["name"] for system in evaluation.results["systems"]]
     assert names[0] == "seeing"
     assert {"random", "shuffled images", "raw pixels", "TF-IDF of reports", "seeing: findings only"} <= set(names)
@@ -156,7 +198,7 @@ def test_all_baselines_run_and_none_that_has_not_read_the_report_beats_the_seein
 def test_a_limit_and_a_split_choose_the_same_studies_each_time(squares, reader):
     options = EvaluationOptions(split="val", limit=24, baselines=False)
     chosen = [
-        [sample.study_id for sample in evaluate(squares, {"m": reader()}, options).pools[0].pool.samples]
+        [sample.study_id for sample in evaluate(squares, {"m": [reader()]}, options).pools[0].pool.samples]
         for _ in range(2)
     ]
     assert chosen[0] == chosen[1]
@@ -167,23 +209,23 @@ def test_an_image_that_cannot_be_read_is_counted_and_left_out(rewrite, reader):
     def broken(row):
         return {**row, "image_path": "gone.png"} if row["study_id"] == "s1" else row
 
-    evaluation = evaluate(rewrite(broken), {"seeing": reader()}, QUICK)
+    evaluation = evaluate(rewrite(broken), {"seeing": [reader()]}, QUICK)
     assert evaluation.results["unreadable"] == 1
     assert pool(evaluation)["images"] == 59
 
 
 def test_a_manifest_with_nothing_to_judge_is_refused_with_the_cure(rewrite, squares, reader):
     with pytest.raises(ManifestError, match="--split"):
-        evaluate(squares, {"m": reader()}, EvaluationOptions(split="test"))
+        evaluate(squares, {"m": [reader()]}, EvaluationOptions(split="test"))
     with pytest.raises(ManifestError, match="column chexpert"):
-        evaluate(rewrite(lambda row: {**row, "chexpert": ""}), {"m": reader()}, QUICK)
+        evaluate(rewrite(lambda row: {**row, "chexpert": ""}), {"m": [reader()]}, QUICK)
     with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
-        evaluate(rewrite(lambda row: {**row, "patient_id": "one"}), {"m": reader()}, QUICK)
+        evaluate(rewrite(lambda row: {**row, "patient_id": "one"}), {"m": [reader()]}, QUICK)
     alone = rewrite(lambda row: {**row, "chexpert": "Edema" if row["study_id"] in ("s1", "s70") else "No Finding"})
     with pytest.raises(ManifestError, match=r"no two images .* share an abnormal finding"):
-        evaluate(alone, {"m": reader()}, QUICK)
+        evaluate(alone, {"m": [reader()]}, QUICK)
     with pytest.raises(ManifestError, match="at least 20"):
-        evaluate(rewrite(lambda row: row if int(row["study_id"][1:]) < 10 else None), {"m": reader()}, QUICK)
+        evaluate(rewrite(lambda row: row if int(row["study_id"][1:]) < 10 else None), {"m": [reader()]}, QUICK)
 
 
 @pytest.mark.parametrize(("age", "band"), [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (75, "75+"), (float("nan"), "")])

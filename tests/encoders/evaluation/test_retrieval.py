@@ -75,7 +75,7 @@ def test_a_draw_is_the_figure_of_the_resampled_images_in_all_runs():
     values[values < 0.3] = np.nan
     times = resamples(30)[:20]
     for drawn, counts in zip(mean_draws(values, times), times, strict=True):
-        assert drawn == pytest.approx(np.nanmean(np.repeat(values, counts.astype(int), axis=1)))
+        assert drawn == pytest.approx(np.nanmean(np.repeat(values, counts.astype(int), axis=1), 1).mean())
 
 
 def test_a_difference_is_that_of_the_means_and_narrower_than_of_two_apart_where_both_move_alike():
