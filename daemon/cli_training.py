@@ -144,6 +144,23 @@ def export(
     training.export(run_folder, out, name, options_file, manifest, quiet)
 
 
+def _checkpoints(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> list[tuple[str, list[Path]]]:
+    """Return name ("": as its folder) and folders of each ``FOLDER`` or ``NAME=FOLDER,FOLDER,...``."""
+    result = []
+    for each in given:
+        name, folders = "", [Path(each)]
+        if not folders[0].is_dir():                                 # a path may have = or , in it
+            name, _, several = each.rpartition("=")
+            folders = [Path(folder) for folder in several.split(",")]
+        for folder in folders:
+            if not folder.is_dir():
+                raise click.BadParameter(f"{str(folder)!r} is no folder; name a checkpoint's, or NAME=FOLDER,FOLDER")
+        result.append((name, folders))
+    return result
+
+
 @click.command()
 @config_option
 @click.option("--manifest", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -151,8 +168,9 @@ def export(
 @click.option("--split", help="Only rows of this split, for instance val.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder of the checkpoint to judge; default: the configured or shipped one.")
-@click.option("--against", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Another checkpoint in the same tables; may be repeated.")
+@click.option("--against", multiple=True, callback=_checkpoints, metavar="[NAME=]FOLDER[,FOLDER...]",
+              help="Another checkpoint in the same tables, or several as the seeds of one system, whose figures are "
+              "the means of theirs; may be repeated.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder that gets results.json and report.html.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How often chance is drawn.")

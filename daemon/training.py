@@ -214,7 +214,7 @@ def evaluate(
     manifest: Path,
     split: str | None,
     checkpoint: Path | None,
-    against: Sequence[Path],
+    against: Sequence[tuple[str, Sequence[Path]]],
     out: Path,
     seeds: int,
     limit: int,
@@ -228,8 +228,9 @@ def evaluate(
     from encoders.evaluation.systems import checkpoint_name, unique_name
 
     encoders = {checkpoint_name(checkpoint): [configured_encoder(config, checkpoint)]}
-    for folder in against:
-        encoders[unique_name(checkpoint_name(folder), list(encoders))] = [configured_encoder(config, folder)]
+    for name, folders in against:
+        unique = unique_name(name or checkpoint_name(folders[0]), list(encoders))
+        encoders[unique] = [configured_encoder(config, folder) for folder in folders]
     with _bars(quiet) as move:
         evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
     page = write_page(evaluation, out, sheets=sheets)

@@ -195,6 +195,7 @@ def test_torchrun_does_not_write_the_manifest_in_every_process(site, tmp_path, m
         (["manifest", "--dataset", "nope", "--out", "x.csv"], "iu-xray"),
         (["manifest", "--dataset", "iu-xray", "--out", "x.csv"], "--root"),
         (["average", "run=much", "--out", "x"], "run=much"),
+        (["evaluate", "--against", "both=gone,away", "--out", "x"], "'gone' is no folder"),
     ],
 )
 def test_a_command_without_what_it_needs_says_what_is_missing(arguments, cure, tmp_path, monkeypatch):

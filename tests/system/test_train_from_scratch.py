@@ -108,3 +108,21 @@ def test_runs_are_averaged_and_exported_with_options(folder):
     cxrfind("encode", "--manifest", "studies.csv", "--checkpoint", "named", "--out", "v.npz", "--quiet", cwd=folder)
     vectors = np.load(folder / "v.npz")["image"]
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+def test_several_checkpoints_are_judged_as_the_seeds_of_one_system(folder):
+    """After the two above: what the mean of a checkpoint and another one reaches lies between them."""
+    cxrfind(
+        "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "named", "--against",
+        "out/checkpoint", "--against", "both=out/checkpoint,named", "--no-baselines", "--out", "together",
+        cwd=folder,
+    )  # fmt: skip
+    results = json.loads((folder / "together" / "results.json").read_text(encoding="utf-8"))
+    assert "mean of 2 models" in next(each["note"] for each in results["systems"] if each["name"] == "both")
+    (pool,) = results["pools"]
+    for cells in (pool["retrieval"]["B"]["ndcg@10"], pool["mean_auc"]):
+        both, *each = (cells[name]["mean"] for name in ("both", "named", "checkpoint"))
+        assert both == pytest.approx(sum(each) / 2, abs=2e-5)
+        assert both not in each
+        half = cells["checkpoint"]["reference_minus_this"][0] / 2
+        assert cells["both"]["reference_minus_this"][0] == pytest.approx(half, abs=2e-5)
