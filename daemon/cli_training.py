@@ -176,8 +176,13 @@ def _checkpoints(
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How often chance is drawn.")
 @click.option("--limit", default=2000, show_default=True, type=click.IntRange(0),
               help="At most this many studies of each source; 0: all.")
-@click.option("--baselines/--no-baselines", default=True, show_default=True,
-              help="Frozen ImageNet features, raw pixels, findings only, TF-IDF of the reports.")
+@click.option("--baselines", default="all", show_default=True, type=click.Choice(["all", "quick", "none"]),
+              help="quick: raw pixels, frozen ImageNet features, findings only, TF-IDF of the reports. all: also those "
+              "that are trained, on the manifest's train rows, in OUT/baselines (minutes; goes on where it stopped): "
+              "unimodal classifier, Image-MMDL, MMDL, + deep descriptors, + ranking loss.")
+@click.option("--trained", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TABLE.toml",
+              help="Your own table of baselines to train, in the place of "
+              "encoders/training/experiments/ablation/baselines.toml.")
 @click.option("--sheets/--no-sheets", default=True, show_default=True,
               help="Contact sheets of queries with their matches: pictures of the images in the page.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -185,10 +190,10 @@ def evaluate(config_path: Path | None, **options: Any) -> None:
     """Measure retrieval, findings and calibration of a checkpoint, beside baselines and chance.
 
     Writes results.json and report.html, a page that needs no other file. It holds small pictures of the images, unless
-    --no-sheets makes one that may be passed on.
+    --no-sheets makes one that may be passed on. OUT/baselines holds the decoded images that baselines are trained on.
 
-    Baselines that must be trained (the unimodal classifier, Image-MMDL, MMDL and its extensions, three seeds each) are
-    trained and judged beside a checkpoint by python -m encoders.evaluation.ablation; --against takes any other one.
+    Of a patient who is judged nothing enters a training: where the manifest has no train rows of others, the trained
+    baselines are left out, and results.json and the page say why.
     """
     from daemon import training
 

@@ -23,7 +23,7 @@ from encoders.base import EncodersError
 from encoders.datasets import DATASETS, split_by_patient, write_manifest
 
 MANIFEST_FILE = "studies.csv"
-RUN_FOLDER, CHECKPOINT_FOLDER = "run", "checkpoint"
+RUN_FOLDER, CHECKPOINT_FOLDER, BASELINES_FOLDER = "run", "checkpoint", "baselines"
 
 #: What a site's own model is trained with when no experiment is named.
 SITE_EXPERIMENT = {
@@ -218,24 +218,32 @@ def evaluate(
     out: Path,
     seeds: int,
     limit: int,
-    baselines: bool,
+    baselines: str,
+    trained: Path | None,
     sheets: bool,
     quiet: bool,
 ) -> None:
     """Write results.json and report.html of a checkpoint, other checkpoints, baselines and chance."""
-    from encoders.evaluation import EvaluationOptions, write_page
+    from encoders.evaluation import EvaluationOptions, plan, write_page
     from encoders.evaluation import evaluate as measure
+    from encoders.evaluation.baselines import TABLE
     from encoders.evaluation.systems import checkpoint_name, unique_name
 
+    if trained is not None and baselines != "all":
+        raise click.UsageError("--trained names what --baselines all trains; leave one of the two away")
     encoders = {checkpoint_name(checkpoint): [configured_encoder(config, checkpoint)]}
     for name, folders in against:
         unique = unique_name(name or checkpoint_name(folders[0]), list(encoders))
         encoders[unique] = [configured_encoder(config, folder) for folder in folders]
+    planned = plan(trained or TABLE, manifest, out / BASELINES_FOLDER) if baselines == "all" else None
+    options = EvaluationOptions(split, seeds, limit, baselines != "none", planned)
     with _bars(quiet) as move:
-        evaluation = measure(manifest, encoders, EvaluationOptions(split, seeds, limit, baselines), move)
+        evaluation = measure(manifest, encoders, options, move)
     page = write_page(evaluation, out, sheets=sheets)
     for pool in evaluation.results["pools"]:
-        click.echo(_in_short(pool, evaluation.results["reference"], evaluation.results["chance"]))
+        click.echo(_in_short(pool, evaluation.results))
+    for each in evaluation.results["left_out"]:
+        click.echo(f"left out: {each['name']}: {each['reason']}")
     click.echo(f"report: {page}")
 
 
@@ -251,19 +259,22 @@ def _gain(cell: Mapping[str, Any], reference: str) -> str:
     return f", {reference} minus it {mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _in_short(pool: Mapping[str, Any], reference: str, chance: str) -> str:
-    """Return a pool's main figures of the judged checkpoint and those it is compared with, each with chance."""
-    retrieval = pool["retrieval"]
+def _in_short(pool: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Return a pool's main figures of the checkpoints, each with chance, and NDCG@10 of all that stands beside them."""
+    retrieval, reference, chance = pool["retrieval"], results["reference"], results["chance"]
     mine, drawn = (retrieval["B"]["ndcg@10"][system] for system in (reference, chance))
     lines = [
         f"{pool['source']}, {pool['view']}: NDCG@10 {_interval(mine)}, chance {drawn['mean']:.3f}, "
         f"{mine['queries']} queries"
     ]
+    beside = {name: cell["mean"] for name, cell in retrieval["B"]["ndcg@10"].items() if name not in (reference, chance)}
+    lines.append("beside it: " + ", ".join(f"{name} {mean:.3f}" for name, mean in beside.items()))
     for title, table, figure in (("by headings", "headings", "ndcg@10"), ("protocol A mAP@10", "A", "map@10")):
         if figure in retrieval[table]:
             own, random = (retrieval[table][figure][system]["mean"] for system in (reference, chance))
             lines.append(f"{title} {own:.3f}, chance {random:.3f}")
-    for name, both in pool["cross_modal"].items():
+    for name in (name for name in results["checkpoints"] if name in pool["cross_modal"]):
+        both = pool["cross_modal"][name]
         told = "" if name == reference else f"{name} "
         for direction in ("image_to_report", "report_to_image"):
             for figure in ("r@1", "r@5", "r@10", "ndcg@10"):
@@ -272,7 +283,8 @@ def _in_short(pool: Mapping[str, Any], reference: str, chance: str) -> str:
                         f"{direction.replace('_', ' ')} {figure.upper()} {told}{_interval(cell)}, chance "
                         f"{cell['chance']:.3f}{_gain(cell, reference)}"
                     )
-    for name, own in pool["mean_auc"].items():
+    for name in (name for name in results["checkpoints"] if name in pool["mean_auc"]):
+        own = pool["mean_auc"][name]
         told = "" if name == reference else f"{name} "
         lines.append(f"mean AUC {told}{_interval(own)}, chance 0.500{_gain(own, reference)}")
     return "\n  ".join(lines)

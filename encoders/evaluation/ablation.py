@@ -10,14 +10,13 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from encoders.base import FINDING_NAMES, Float32
 from encoders.evaluation.ablation_figures import Judged, judge
@@ -26,15 +25,13 @@ from encoders.evaluation.page import plain
 from encoders.evaluation.pools import Pool, pools, text_of
 from encoders.evaluation.retrieval import LEAST_QUERIES
 from encoders.evaluation.systems import RANDOM, System, checkpoint_system, random_system, tfidf_system
+from encoders.evaluation.trained import Part, Rows, planned, system_of
 from encoders.training.arrays import Arrays, build_arrays
-from encoders.training.build import load_run
-from encoders.training.experiment import Experiment, ExperimentError, checked_toml, load_experiment
-from encoders.training.features import with_features
+from encoders.training.experiment import ExperimentError, checked_toml
 from encoders.training.manifest import Sample
 from encoders.training.run_files import CURVES_FILE
 from encoders.training.selection import select
 from encoders.training.trainer import CACHE_FOLDER, train
-from encoders.training.validation import run as outputs_of
 
 TABLE = Path(__file__).parents[1] / "training" / "experiments" / "ablation" / "table.toml"
 JSON_FILE, PAGE_FILE = "ablations.json", "ABLATIONS.md"
@@ -43,23 +40,7 @@ SHIPPED = "shipped model"
 CHANCE_SEEDS = 20
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Row(_Part):
-    """An experiment, with which seeds, and what of it is compared."""
-
-    experiment: str
-    name: str = ""
-    vectors: Literal["embeddings", "features"] = "embeddings"
-    seeds: tuple[int, ...] = ()
-    against: str = ""
-    shown: bool = True
-    passes: int = 1  # of the image tower, for each image
-
-
-class Column(_Part):
+class Column(Part):
     """One figure of one source."""
 
     title: str
@@ -67,13 +48,11 @@ class Column(_Part):
     figure: str
 
 
-class Table(_Part):
+class Table(Rows):
     """What is trained and what is shown."""
 
-    seeds: tuple[int, ...]
     notes: tuple[str, ...] = ()
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +80,6 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def planned(row: Row, table: Table, folder: Path, manifest: Path, output: Path) -> Iterator[tuple[Experiment, Path]]:
-    """Yield each seed's experiment and the folder of its run; a row of one seed has the experiment's own name."""
-    experiment = load_experiment(folder / row.experiment)
-    data = experiment.data.model_copy(update={"manifest": manifest})
-    seeds = row.seeds or table.seeds
-    for seed in seeds:
-        name = Path(row.experiment).stem + (f"-{seed}" if len(seeds) > 1 else "")
-        yield experiment.model_copy(update={"seed": seed, "data": data}), output / name
-
-
 def seconds_of(folders: Sequence[Path]) -> float:
     """Return the seconds that a training took by its curves, the mean over the runs."""
     total = 0.0
@@ -118,25 +87,6 @@ def seconds_of(folders: Sequence[Path]) -> float:
         with (folder / CURVES_FILE).open(newline="", encoding="utf-8") as file:
             total += sum(float(row["seconds"]) for row in csv.DictReader(file))
     return total / len(folders)
-
-
-def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> System:
-    """Return the row's vectors, report vectors and finding probabilities of images; one array a run."""
-    images, reports, findings = [], [], []
-    for folder in folders:
-        trained = load_run(folder)
-        arrays = with_features(trained.model, held_out, trained.constants, cache)
-        seen = outputs_of(trained.model, arrays, trained.constants)
-        features = row.vectors == "features"
-        images.append(seen.features if features else seen.embeddings)
-        logits = seen.direct.get("findings") if features else seen.logits["findings"]
-        if logits is not None:
-            findings.append((1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32))
-        if not features and trained.experiment.loss.reports > 0:
-            found = np.full((len(arrays.samples), seen.text_embeddings.shape[1]), np.nan, np.float32)
-            found[arrays.text >= 0] = seen.text_embeddings[arrays.text[arrays.text >= 0]]
-            reports.append(found)
-    return System(row.name, "", tuple(images), tuple(reports), tuple(findings))
 
 
 def chance(rows: int) -> System:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from encoders.base import Encoder, Float32
 from encoders.evaluation import classification, retrieval, systems
+from encoders.evaluation.baselines import LeftOut, Plan, trained_systems
 from encoders.evaluation.cross_modal import cross_modal
 from encoders.evaluation.pools import Float, Pool, load_samples, pools, text_of
 from encoders.evaluation.subgroups import subgroups
@@ -32,8 +33,11 @@ LEGEND = {
     "reference_minus_this": "difference of means and its 95 % interval, paired by query",
 }
 
-#: (what, done, of)
-Progress = Callable[[str, int, int], None]
+
+class Progress(Protocol):
+    """Is told what is being done, how much of how much, and more about it."""
+
+    def __call__(self, what: str, done: int, of: int, note: str = "", /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,15 @@ class EvaluationOptions:
         Studies of each source, at most (the cost grows with its square); 0: all.
     baselines : bool
         False: only the checkpoints, chance and the control.
+    trained : Plan or None
+        The baselines that must be trained; None: without.
     """
 
     split: str | None = None
     seeds: int = 3
     limit: int = 2000
     baselines: bool = True
+    trained: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +82,17 @@ class Evaluation:
     pools: tuple[PoolResult, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class _Systems:
+    every: list[System]
+    left_out: list[LeftOut]
+    unreadable: int
+    pools: list[Pool]
+
+
 def _all_systems(
     samples: Sequence[Sample], encoders: Mapping[str, Sequence[Encoder]], options: EvaluationOptions, progress: Progress
-) -> tuple[list[System], tuple[str, ...], list[Pool]]:
+) -> _Systems:
     models: list[System] = []
     faults: tuple[str, ...] = ()
     for name, of_it in encoders.items():
@@ -87,14 +102,22 @@ def _all_systems(
     chosen = pools(samples, readable.tolist())
     if not chosen:
         raise ManifestError("no source has enough readable images of one view to judge; at least 20 studies are needed")
+    left_out: list[LeftOut] = []
     rest = [systems.shuffled_system(models[0], [pool.rows.tolist() for pool in chosen], options.seeds)]
     rest += [systems.exchanged_system(models[0], samples), systems.sickest_system(models[0])]
     if options.baselines:
         rest.append(systems.classifier_system(models[0]))
         rest += systems.pixel_systems(samples, partial(progress, "encode baselines"))
+    if options.trained is not None:
+        trained, left_out = trained_systems(options.trained, samples, readable, progress)
+        for system in trained:
+            taken = [each.name for each in (*models, *rest)]
+            rest.append(replace(system, name=systems.unique_name(system.name, taken)))
+    if options.baselines:
         words = systems.tfidf_system([text_of(sample) for sample in samples])
         rest += [words] if words else []
-    return [*models, *rest, systems.random_system(len(samples), options.seeds)], faults, chosen
+    every = [*models, *rest, systems.random_system(len(samples), options.seeds)]
+    return _Systems(every, left_out, len(faults), chosen)
 
 
 def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dict[str, dict[str, Float]]]:
@@ -136,9 +159,8 @@ def _judge(
     model = every[0]
     tables, graded = _retrieval(pool, every)
     lead = graded[model.name][retrieval.LEAD].mean(0)
-    models = [system for system in every if system.name in encoders]
     vectors = model.runs[0][pool.rows]
-    found = {system.name: classification.finding_table(system, pool) for system in models}
+    found = {system.name: classification.finding_table(system, pool) for system in every if system.findings}
 
     def calibration(system: System) -> dict[str, Any]:
         said = [classification.finding_calibration(findings[pool.rows], pool) for findings in system.findings]
@@ -155,10 +177,10 @@ def _judge(
         "coded": int((~np.isnan(pool.labels).all(1)).sum()),
         "abnormal": int(known.any(1).sum()),
         "retrieval": tables,
-        "cross_modal": cross_modal(models, pool),
+        "cross_modal": cross_modal(every, pool),
         "findings": found,
-        "mean_auc": classification.mean_auc(models, pool),
-        "calibration": {system.name: calibration(system) for system in models},
+        "mean_auc": classification.mean_auc(every, pool),
+        "calibration": {system.name: calibration(system) for system in every if system.name in encoders},
         "subgroups": subgroups(model, pool, lead, graded[systems.RANDOM][retrieval.LEAD].mean(0)),
         "labeler": classification.labeler_table(pool),
     }
@@ -195,26 +217,29 @@ def evaluate(
     """
     tell = progress or (lambda *_: None)
     samples = load_samples(manifest, options.split, options.limit, seed=0)
-    every, faults, chosen = _all_systems(samples, encoders, options, tell)
+    chosen = _all_systems(samples, encoders, options, tell)
+    every = chosen.every
     judged = []
-    for done, pool in enumerate(chosen):
-        tell("judge", done, len(chosen))
+    for done, pool in enumerate(chosen.pools):
+        tell("judge", done, len(chosen.pools))
         judged.append(_judge(pool, every, encoders))
-    tell("judge", len(chosen), len(chosen))
+    tell("judge", len(chosen.pools), len(chosen.pools))
     kept = [each for each in judged if each is not None]
     if not kept:
-        raise ManifestError(f"{manifest}: {_nothing_to_find(chosen)}")
+        raise ManifestError(f"{manifest}: {_nothing_to_find(chosen.pools)}")
     results = {
         "manifest": manifest.name,
         "split": options.split,
         "seeds": options.seeds,
         "limit": options.limit,
         "images": len(samples),
-        "unreadable": len(faults),
+        "unreadable": chosen.unreadable,
         "reference": every[0].name,
         "chance": systems.RANDOM,
         "legend": LEGEND,
+        "checkpoints": list(encoders),
         "systems": [{"name": system.name, "note": system.note} for system in every],
+        "left_out": [asdict(each) for each in chosen.left_out],
         "pools": [result for result, _ in kept],
     }
     return Evaluation(results, tuple(drawn for _, drawn in kept))

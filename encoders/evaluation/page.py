@@ -33,8 +33,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str, sheets: bool) -> dict[str, Any]:
+def _pictures(result: dict[str, Any], drawn: PoolResult, results: dict[str, Any], sheets: bool) -> dict[str, Any]:
+    reference = results["reference"]
     calibration = result["calibration"][reference]
+    findings = {name: result["findings"][name] for name in results["checkpoints"] if name in result["findings"]}
     diagrams = {
         name: calibration[kind]
         for name, kind in (("findings", "findings"), ("score of pairs", "score"))
@@ -43,7 +45,7 @@ def _pictures(result: dict[str, Any], drawn: PoolResult, reference: str, sheets:
     return {
         "ndcg": plots.curves_by_k(result["retrieval"]["by_k"], reference, "ndcg"),
         "map": plots.curves_by_k(result["retrieval"]["by_k"], reference, "map"),
-        "findings": plots.finding_bars(result["findings"]) if result["findings"][reference] else None,
+        "findings": plots.finding_bars(findings) if findings[reference] else None,
         "calibration": {name: plots.reliability_diagram({name: diagram}) for name, diagram in diagrams.items()},
         "subspace": plots.subspace_map(drawn),
         "sheets": contact_sheets(drawn) if sheets else [],
@@ -64,13 +66,12 @@ def write_page(evaluation: Evaluation, folder: Path, *, sheets: bool = True) -> 
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )
-    reference = results["reference"]
     page = environment.get_template(TEMPLATE.name).render(
         results=results,
         columns=COLUMNS,
         sheets=sheets,
         pictures=[
-            _pictures(result, drawn, reference, sheets)
+            _pictures(result, drawn, results, sheets)
             for result, drawn in zip(evaluation.results["pools"], evaluation.pools, strict=True)
         ],
     )

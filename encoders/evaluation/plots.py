@@ -39,14 +39,15 @@ def _data_url(figure: Any) -> str:
 def curves_by_k(by_k: Mapping[str, Any], reference: str, figure_name: str) -> str:
     """Return one line a system: NDCG or mAP against k."""
     figure, axes = _axes()
-    others = iter(OTHERS * 2)
+    others = iter([(colour, style) for style in ("-", "--", ":") for colour in OTHERS])
     for name, values in by_k.items():
         if name == "k":
             continue
         mine = name == reference
+        colour, style = (REFERENCE, "-") if mine else next(others)
         axes.plot(
-            by_k["k"], values[figure_name], marker="o", markersize=3, linewidth=2.4 if mine else 1.3,
-            color=REFERENCE if mine else next(others), label=name, zorder=3 if mine else 2,
+            by_k["k"], values[figure_name], marker="o", markersize=3, linewidth=2.4 if mine else 1.3, color=colour,
+            linestyle=style, label=name, zorder=3 if mine else 2,
         )
     axes.set_xscale("log")
     axes.set_xticks(by_k["k"], [str(k) for k in by_k["k"]])

@@ -34,7 +34,7 @@ def load_bytes(path: Path, sizes: Sequence[int]) -> UInt8:
         with Image.open(path) as image:
             image.draft("L", (max(sizes), max(sizes)))
             return sheet_of_bytes(image, sizes)
-    except (OSError, UnreadableInstance) as error:
+    except (OSError, UnreadableInstance, Image.DecompressionBombError, ValueError) as error:
         raise ManifestError(f"{path}: cannot be decoded ({error}); leave it out of the manifest") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -197,12 +197,17 @@ def checked_toml(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
         raise ExperimentError("\n".join(lines)) from error
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path, above: Mapping[str, Any] | None = None) -> Experiment:
     """Return the experiment of a TOML file, which may change a few keys of another: ``base = "other.toml"``.
+
+    Parameters
+    ----------
+    above : mapping or None
+        Keys that are laid over the file's.
 
     Raises
     ------
     ExperimentError
         One line per fault: file, key, what is expected.
     """
-    return checked_toml(path, Experiment.model_validate)
+    return checked_toml(path, lambda values: Experiment.model_validate(_laid_over(values, dict(above or {}))))

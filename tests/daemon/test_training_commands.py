@@ -196,13 +196,23 @@ def test_torchrun_does_not_write_the_manifest_in_every_process(site, tmp_path, m
         (["manifest", "--dataset", "iu-xray", "--out", "x.csv"], "--root"),
         (["average", "run=much", "--out", "x"], "run=much"),
         (["evaluate", "--against", "both=gone,away", "--out", "x"], "'gone' is no folder"),
+        (["evaluate", "--manifest", "x.csv", "--trained", "x.csv", "--baselines", "quick", "--out", "x"], "--trained"),
     ],
 )
 def test_a_command_without_what_it_needs_says_what_is_missing(arguments, cure, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").touch()
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert cure in result.output
+
+
+def test_the_help_of_evaluate_names_each_baseline_that_it_trains():
+    told = " ".join(CliRunner().invoke(cli, ["evaluate", "--help"]).output.split()).replace("- ", "-")
+    for name in ("unimodal classifier", "Image-MMDL", ", MMDL", "+ deep descriptors", "+ ranking loss"):
+        assert name in told
+    for name in ("[all|quick|none]", "OUT/baselines", "[NAME=]FOLDER[,FOLDER...]"):
+        assert name in told
 
 
 def test_a_csv_without_splits_is_refused_with_the_command_that_makes_one_with_splits(tmp_path):

@@ -81,7 +81,7 @@ def test_training_from_scratch_ends_better_than_chance_on_held_out_phantoms(fold
 
     said = cxrfind(
         "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "out/checkpoint",
-        "--out", "judged", "--no-baselines", "--quiet", cwd=folder,
+        "--out", "judged", "--baselines", "none", "--quiet", cwd=folder,
     )  # fmt: skip
     results = json.loads((folder / "judged" / "results.json").read_text(encoding="utf-8"))
     (pool,) = results["pools"]
@@ -110,16 +110,32 @@ def test_runs_are_averaged_and_exported_with_options(folder):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
-def test_several_checkpoints_are_judged_as_the_seeds_of_one_system(folder):
+BASELINES = """
+seeds = [0, 1]
+[every.train]
+epochs = 1
+keep = "last"
+[[rows]]
+name = "one epoch"
+experiment = "experiment.toml"
+"""
+
+
+def test_checkpoints_are_judged_as_the_seeds_of_one_system_beside_baselines_that_are_trained(folder):
     """After the two above: what the mean of a checkpoint and another one reaches lies between them."""
-    cxrfind(
+    (folder / "table.toml").write_text(BASELINES, encoding="utf-8")
+    said = cxrfind(
         "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "named", "--against",
-        "out/checkpoint", "--against", "both=out/checkpoint,named", "--no-baselines", "--out", "together",
-        cwd=folder,
+        "out/checkpoint", "--against", "both=out/checkpoint,named", "--trained", "table.toml", "--out", "together",
+        "--quiet", cwd=folder,
     )  # fmt: skip
     results = json.loads((folder / "together" / "results.json").read_text(encoding="utf-8"))
-    assert "mean of 2 models" in next(each["note"] for each in results["systems"] if each["name"] == "both")
+    notes = {each["name"]: each["note"] for each in results["systems"]}
+    assert "mean of 2 models" in notes["both"]
+    assert notes["one epoch"] == f"trained on {TRAINING} images, mean of 2 seeds"
+    assert {path.name for path in (folder / "together" / "baselines").glob("*-?")} == {"experiment-0", "experiment-1"}
     (pool,) = results["pools"]
+    assert f"one epoch {pool['retrieval']['B']['ndcg@10']['one epoch']['mean']:.3f}" in said
     for cells in (pool["retrieval"]["B"]["ndcg@10"], pool["mean_auc"]):
         both, *each = (cells[name]["mean"] for name in ("both", "named", "checkpoint"))
         assert both == pytest.approx(sum(each) / 2, abs=2e-5)
