@@ -1,8 +1,7 @@
 """Fit the projection into the indexed space on training images and reports.
 
 The appearance is the image descriptor along its principal axes, whitened with shrinkage; a report's words lead there by
-ridge regression over the pairs, in each direction as far as held-out pairs bear it out. The findings block needs no
-fitting: `encoders.towers.projection`.
+ridge regression over the pairs. The findings block needs no fitting: `encoders.towers.projection`.
 """
 
 from __future__ import annotations
@@ -24,10 +23,6 @@ Float = NDArray[np.float64]
 
 #: Of the frontal and of the lateral images, the share that a head must tell as such to be believed.
 TOLD_VIEWS = 0.8
-#: Parts that the pairs are cut into, to see what the reports' map says of pairs that it was not fitted on.
-FOLDS = 5
-#: With fewer distinct reports that shows nothing but noise.
-LEAST_REPORTS = 200
 
 
 class NothingToFitOn(EncodersError):
@@ -86,22 +81,6 @@ def ridge_map(x: Float, y: Float, weights: Float, penalty: float) -> Float:
     return np.asarray(np.linalg.solve(gram + penalties, weighted @ y))
 
 
-def held_out_slopes(x: Float, y: Float, weights: Float, groups: NDArray[np.int_], penalty: float) -> Float:
-    """Return (columns,): the slope of each column of y over what `ridge_map` says of it of rows it was not fitted on.
-
-    Never below 0: what x tells nothing of is not said. Rows of a group are held out together, a fifth of the groups at
-    a time; with fewer than LEAST_REPORTS groups all slopes are 1.
-    """
-    if len(np.unique(groups)) < LEAST_REPORTS:
-        return np.ones(y.shape[1])
-    said = np.zeros_like(y)
-    for fold in range(FOLDS):
-        held = groups % FOLDS == fold
-        said[held] = x[held] @ ridge_map(x[~held], y[~held], weights[~held], penalty)
-    weighted = weights[:, None] * said
-    return np.asarray(np.maximum((weighted * y).sum(0), 0) / np.maximum((weighted * said).sum(0), 1e-12))
-
-
 def _healthy(labels: Float32) -> NDArray[np.bool_]:
     """Return which rows are known to have no abnormal finding."""
     known = ~np.isnan(labels).all(1)
@@ -148,9 +127,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     axes = _white_axes(seen[frontal | lateral], options.appearance_dim, options.shrinkage)
     pairs = np.flatnonzero(home & (frontal | lateral) & (arrays.text >= 0))
     counts = np.where(frontal[pairs], 1.0, options.lateral_share)
-    own, shown = words[arrays.text[pairs]] - word_centre, seen[pairs] @ axes
-    lead = ridge_map(own, shown, counts, options.ridge)
-    lead *= held_out_slopes(own, shown, counts, arrays.text[pairs], options.ridge)
+    lead = ridge_map(words[arrays.text[pairs]] - word_centre, seen[pairs] @ axes, counts, options.ridge)
     unused = np.zeros((outputs.embeddings.shape[1], axes.shape[1]))     # the image's embedding: its findings tell of it
     image = np.concatenate([axes, unused, -(sideways @ axes)[None]])
     return Projection(

@@ -10,15 +10,7 @@ from encoders.towers.projection import text_slots
 from encoders.towers.subspace import IMAGE
 from encoders.training.arrays import Arrays
 from encoders.training.manifest import Sample
-from encoders.training.project import (
-    LEAST_REPORTS,
-    NothingToFitOn,
-    ProjectionOptions,
-    fit_projection,
-    held_out_slopes,
-    project_images,
-    tells_views,
-)
+from encoders.training.project import NothingToFitOn, ProjectionOptions, fit_projection, project_images, tells_views
 from encoders.training.validation import Outputs
 
 FRONTAL, LATERAL, CHANNELS, DIM = 40, 20, 24, 8
@@ -78,24 +70,6 @@ def test_a_report_leads_to_its_lateral_image_as_far_as_that_counts(arrays):
         return 1 - (image[FRONTAL:] * report[:LATERAL]).sum(1).mean()
 
     assert far(4.0) < far(0.5) < far(0.0)
-
-
-def test_a_report_says_in_a_direction_only_what_held_out_reports_bear_out():
-    """Ridge regression foretells noise, too, of what it was fitted on."""
-    generator = np.random.default_rng(1)
-    groups, columns = np.repeat(np.arange(LEAST_REPORTS), 2), 60
-    words = generator.normal(size=(len(groups), columns))
-    told, noise = words[:, :1] * 2, generator.normal(size=(len(groups), 40))
-    slopes = held_out_slopes(words, np.concatenate([told, noise], 1), np.ones(len(groups)), groups, 0.1)
-    assert slopes[0] == pytest.approx(1, abs=0.15)
-    assert slopes.min() >= 0
-    assert slopes[1:].mean() < 0.2
-
-
-def test_few_reports_are_taken_at_their_word():
-    rows = np.random.default_rng(2).normal(size=(LEAST_REPORTS - 1, 3))
-    slopes = held_out_slopes(rows, -rows, np.ones(len(rows)), np.arange(len(rows)), 0.1)
-    assert slopes.tolist() == [1, 1, 1]
 
 
 def test_training_data_without_a_normal_study_are_refused_with_the_cure(arrays):
