@@ -62,7 +62,7 @@ class ExportOptions:
 
     name: str = "cxrfind-mmdl"
     projection: ProjectionOptions = field(default_factory=ProjectionOptions)
-    report_weight: float = 0.5
+    report_weight: float = 2 / 3
     keep_chest: float = 0.995
     most_strict: float = 0.8
     negatives: int = 1500
@@ -118,31 +118,26 @@ def subset(arrays: Arrays, rows: np.ndarray) -> Arrays:
     )
 
 
-def fuse(image: Float32, report: Float32, report_weight: float) -> Float32:
-    """Return JOINT vectors of paired rows, as the encoder's `fuse` does."""
-    return unit_rows((1 - report_weight) * image + report_weight * report)
-
-
 def score_maps(
     image: Float32,
     report: Float32,
+    joint: Float32,
     labels: np.ndarray,
     groups: Sequence[str],
     *,
     prompts: Float32,
     prompt_labels: np.ndarray,
-    report_weight: float,
 ) -> dict[str, dict[str, list[float]]]:
     """Return knots for every (query basis, entry basis), fitted on pairs of different studies.
 
     Parameters
     ----------
-    image, report : float32 (n, dim)
+    image, report, joint : float32 (n, dim)
         Vectors of the same n studies.
     labels : (n, 12) abnormal findings
     prompts, prompt_labels : vectors of findings' names and the one finding each of them means
     """
-    vectors = {"IMAGE": image, "REPORT": report, "JOINT": fuse(image, report, report_weight)}
+    vectors = {"IMAGE": image, "REPORT": report, "JOINT": joint}
     known = np.nan_to_num(labels)
     shared = known @ known.T > 0
     apart = ~same(groups)
@@ -244,15 +239,17 @@ def export(
     probabilities = sigmoid(np.float32(slope) * finding_logits(seen) + np.float32(offset))
     image = project_images(projection, seen, probabilities)[pairs]
     report = project_texts(projection, seen)[held_out.text[pairs]]
+    share = options.report_weight
+    joint = unit_rows((1 - share) * image + share * projection.to_be_fused(report))     # as the encoder's `fuse` does
     prompts = _embed_texts(trained, projection, [name.lower() for name in ABNORMAL_FINDINGS])
     maps = score_maps(
         image,
         report,
+        joint,
         held_out.labels[pairs][:, ABNORMAL_COLUMNS],
         [held_out.samples[row].patient_id for row in pairs],
         prompts=prompts,
         prompt_labels=np.eye(len(ABNORMAL_FINDINGS)),
-        report_weight=options.report_weight,
     )
     output.mkdir(parents=True, exist_ok=True)
     write_tensors(_tensors(trained, projection, gate), output / WEIGHTS_FILE, options.precision)

@@ -43,6 +43,8 @@ class ProjectionOptions:
         w of the findings block, √p of each abnormal finding times w, for images, reports and texts that are asked for.
         A report is sure of what it says; it is held low so that an image finds its own one, and not that with the most
         findings.
+    fused_findings_weight : float
+        w of the report's findings where it is fused with images, to be compared with other studies that have a report.
     root : float
         Power of the pooled features that makes the descriptor.
     shrinkage : float
@@ -60,9 +62,10 @@ class ProjectionOptions:
     findings_weight: float = 0.65
     report_findings_weight: float = 0.08
     text_findings_weight: float = 0.5
+    fused_findings_weight: float = 0.4
     root: float = 0.35
     shrinkage: float = 0.1
-    ridge: float = 1.0
+    ridge: float = 4.0
     lateral_share: float = 0.5
 
 
@@ -139,6 +142,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
             Basis.IMAGE.value: options.findings_weight,
             Basis.REPORT.value: options.report_findings_weight,
             Basis.TEXT.value: options.text_findings_weight,
+            Basis.JOINT.value: options.fused_findings_weight,
         },
     )
 
