@@ -5,12 +5,13 @@ import csv
 import pytest
 import torch
 
+from encoders.base import Basis, ReportText
 from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
 from encoders.training.build import build_model, load_run
 from encoders.training.export import ExportOptions, export
 from encoders.training.manifest import ManifestError
-from encoders.training.project import ProjectionOptions
+from encoders.training.project import NothingToFitOn, ProjectionOptions
 from encoders.training.run_files import LAST_FILE
 from encoders.training.trainer import train
 
@@ -71,6 +72,12 @@ def alone(row):
     return kind
 
 
+def without_pairs(row):
+    """Leave each study its image or its report."""
+    if alone(row) == "pair":
+        row["image_path"] = ""
+
+
 @pytest.mark.parametrize("kind", ["image", "report", "pair"])
 def test_images_alone_reports_alone_and_pairs_all_train_the_same_p(tmp_path, changed, kind):
     def with_other_labels(row):
@@ -86,6 +93,30 @@ def test_images_alone_reports_alone_and_pairs_all_train_the_same_p(tmp_path, cha
     one, other = learnt
     assert not torch.equal(one["subspace.coupling.findings.weight"], other["subspace.coupling.findings.weight"])
     assert not torch.equal(one["subspace.first.text.weight"], other["subspace.first.text.weight"])
+
+
+def test_images_and_reports_without_a_single_pair_become_a_checkpoint_that_compares_them(tmp_path, changed):
+    train(changed(without_pairs), tmp_path / "run")
+    options = ExportOptions(projection=ProjectionOptions(appearance_dim=20), negatives=12)
+    encoder = CommonSubspaceEncoder.load(export(tmp_path / "run", tmp_path / "checkpoint", options), "cpu", 1)
+    assert encoder.card["paired_by"] == "findings"
+    weight = encoder.card["projection"]["findings_weight"]
+    assert weight["REPORT"] == weight["TEXT"]
+    image = encoder.encode_images([draw(99, 64)[0]]).embeddings
+    report = encoder.encode_reports([ReportText("Heart size is normal.", "")]).embeddings
+    score = encoder.score(image @ report.T, Basis.IMAGE, Basis.REPORT)
+    assert 0 <= score[0, 0] <= 1
+
+
+def test_an_export_that_can_pair_nothing_to_calibrate_with_is_refused_with_the_cure(tmp_path, changed):
+    def with_unlabelled_reports(row):
+        without_pairs(row)
+        if row["split"] == "val" and not row["image_path"]:
+            row["chexpert"] = ""
+
+    train(changed(with_unlabelled_reports), tmp_path / "run")
+    with pytest.raises(NothingToFitOn, match=r"iu-xray: no val image has a report.*chexpert.*--no-export"):
+        export(tmp_path / "run", tmp_path / "checkpoint", ExportOptions(negatives=12))
 
 
 def test_reports_alone_train_p_and_the_text_side_that_a_run_on_images_goes_on_from(tmp_path, changed):
