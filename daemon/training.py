@@ -183,6 +183,11 @@ def export(
     samples = read_manifest(manifest or experiment.data.manifest, "val")
     if not any(sample.has_report for sample in samples):
         raise EncodersError("no report in the val split, so scores cannot be calibrated; train with --no-export")
+    if not any(sample.image_path for sample in samples):
+        raise EncodersError(
+            "no image in the val split, so nothing can be compared with its reports; train with --no-export, and let a "
+            "run on images go on from this one (train.initial)"
+        )
     unset = projection.paired == ProjectionOptions().paired
     with_pairs = sorted({sample.dataset for sample in samples if sample.has_report and sample.image_path})
     if unset and not any(dataset.startswith(projection.paired) for dataset in with_pairs):
