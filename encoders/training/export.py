@@ -27,7 +27,15 @@ from encoders.training.features import with_features
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
-from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts, tells_views
+from encoders.training.project import (
+    ProjectionOptions,
+    fit_projection,
+    nothing_paired,
+    project_images,
+    project_texts,
+    tells_views,
+    with_pairs,
+)
 from encoders.training.selection import select
 from encoders.training.trainer import CACHE_FOLDER
 from encoders.training.validation import finding_logits, frontal_rows, run
@@ -203,11 +211,18 @@ def export(
 
     Projection and gate are fitted on training images, calibrations and threshold on validation images. A model that
     does not tell frontal from lateral images says so in its card (``views``), and .5 of the view of every image.
+    Where no image has a report of its own, reports of the same findings stand in (``paired_by``: findings, not study):
+    they then lie among the images by their findings alone, with the findings' weight of texts that are asked for.
 
     Parameters
     ----------
     manifest : Path or None
         The data, if it no longer lies where the run found it.
+
+    Raises
+    ------
+    NothingToFitOn
+        If the data lack what the projection or the scores are fitted on.
     """
     trained = load_run(run_folder)
     model, constants, experiment = trained.model, trained.constants, trained.experiment
@@ -219,6 +234,11 @@ def export(
         build_arrays(select(experiment, split), trained.vocabularies, constants.sizes, cache)
         for split in ("val", "train")
     )
+    paired = options.projection.paired
+    (held_out, own), (whole, owned) = (with_pairs(arrays, paired, options.seed) for arrays in (held_out, whole))
+    pairs = _first_pairs(held_out, paired)
+    if not len(pairs):
+        raise nothing_paired(paired, "val")
     chests = np.array(whole.images[:: max(1, len(whole.images) // CHESTS), : constants.size, : constants.size])
     held_out, whole = (with_features(model, arrays, constants, cache, progress) for arrays in (held_out, whole))
     arrays = subset(whole, balanced_rows(whole, options.per_source, options.seed))
@@ -228,14 +248,16 @@ def export(
         for parameter in model.subspace.coupling["view"].parameters():
             nn.init.zeros_(parameter)                               # it says .5 of every image
     seen = run(model, held_out, constants)
-    projection = fit_projection(arrays, known, options.projection)
+    chosen = options.projection
+    if not owned:                                                   # a report has no image of its own to find
+        chosen = replace(chosen, report_findings_weight=chosen.text_findings_weight)
+    projection = fit_projection(arrays, known, chosen)
     slope, offset = platt(finding_logits(seen), held_out.labels)
     gate = fit_gate(
         known.features,
         pooled_features(model, draw_negatives(options.negatives, constants.size, chests, options.seed), constants),
     )
     threshold = min(options.most_strict, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
-    pairs = _first_pairs(held_out, options.projection.paired)
     probabilities = sigmoid(np.float32(slope) * finding_logits(seen) + np.float32(offset))
     image = project_images(projection, seen, probabilities)[pairs]
     report = project_texts(projection, seen)[held_out.text[pairs]]
@@ -263,6 +285,7 @@ def export(
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
             "views": views,
+            "paired_by": "study" if own and owned else "findings",
             "projection": {"root": projection.root, "findings_weight": dict(projection.findings_weight)},
             "dim": projection.dim,
             "calibration": {

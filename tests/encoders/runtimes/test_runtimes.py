@@ -244,6 +244,19 @@ def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_r
 
 
 @runtimes
+def test_a_file_that_a_runtime_cannot_open_is_refused_and_auto_computes_with_torch(name, tmp_path, images):
+    encoder = opened("auto", tmp_path)
+    graph = ImageGraph(encoder._model)
+    file = GraphFile(graph, sheet_shape(encoder.constants.sizes), encoder.fingerprint, tmp_path).path
+    file.write_bytes(b"no model")
+    file.with_suffix(".sha256").write_text(sha256_of(file))
+    with pytest.raises(RuntimeUnusable, match=f"{name} .*RuntimeError"):
+        opened(name, tmp_path).encode_images(images[:1])
+    encoder.encode_images(images[:1])
+    assert encoder.runtime == "torch f32"
+
+
+@runtimes
 def test_a_runtime_sends_no_usage_data_and_leaves_no_identifier(name, tmp_path, cache, images):
     encoder = opened(name, cache)
     encoder.encode_images(images[:1])               # so that there is a file
