@@ -75,7 +75,7 @@ def check(config: Config) -> list[str]:
     """Return one sentence for each fault, none when the service can be started."""
     closed = _directory(config.storage.directory)
     faults = _own_daemon() + closed + _files(config) + _model(config)
-    if (config.ingest.host, config.ingest.port) == (config.similar.host, config.similar.port):
+    if config.ingest.port and (config.ingest.host, config.ingest.port) == (config.similar.host, config.similar.port):
         faults.append("ingest.port and similar.port are the same; each application entity needs its own")
     running = set() if closed else {beat["role"] for beat in heartbeats(config.storage.directory)}
     for role, name, section in (("listener", "ingest", config.ingest), ("finder", "similar", config.similar)):
@@ -88,15 +88,22 @@ def check(config: Config) -> list[str]:
 
 
 def check_parts(config: Config) -> list[str]:
-    """Return one sentence for each part that cannot be loaded: index engine, encoder, device; imports their libraries.
+    """Return one sentence for each part that cannot be had: catalogue, index engine, encoder, device.
 
+    Imports their libraries.
     A role that starts says the same; who only looks at the configuration wants to know before.
     """
     from encoders.registry import ENCODERS, factory_of
     from storage.base import StorageError
+    from storage.catalogue import look_at
     from storage.index.registry import engine
 
     faults = []
+    try:
+        if config.catalogue.url:
+            look_at(config.catalogue.url)
+    except StorageError as error:
+        faults.append(str(error))
     try:
         engine(config.index.type)
     except StorageError as error:

@@ -168,29 +168,39 @@ def export(
     manifest: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Make a checkpoint of a run; text and scores are fitted on its first data set with reports, or as options say."""
+    """Make a checkpoint of a run; text and scores are fitted on its first data set with pairs, or as options say."""
     from encoders.checkpoint import read_card
     from encoders.training.build import find_run, load_run
     from encoders.training.export import ExportOptions, read_options
     from encoders.training.export import export as make_checkpoint
+    from encoders.training.manifest import read_manifest
     from encoders.training.project import ProjectionOptions
 
     folder = find_run(str(run), run.parent)
     experiment = load_run(folder).experiment
     options = read_options(options_file) if options_file else ExportOptions(name=experiment.name)
     projection = options.projection
-    with_reports = sorted(_datasets_of(manifest or experiment.data.manifest))
-    if not with_reports:
+    samples = read_manifest(manifest or experiment.data.manifest, "val")
+    if not any(sample.has_report for sample in samples):
         raise EncodersError("no report in the val split, so scores cannot be calibrated; train with --no-export")
+    if not any(sample.image_path for sample in samples):
+        raise EncodersError(
+            "no image in the val split, so nothing can be compared with its reports; train with --no-export, and let a "
+            "run on images go on from this one (train.initial)"
+        )
     unset = projection.paired == ProjectionOptions().paired
-    if unset and not any(dataset.startswith(projection.paired) for dataset in with_reports):
-        projection = replace(projection, paired=with_reports[0])
-    card = {"command": _portable(sys.argv[1:]), **options.card}
-    options = replace(options, name=name or options.name, projection=projection, card=card)
+    with_pairs = sorted({sample.dataset for sample in samples if sample.has_report and sample.image_path})
+    if unset and not any(dataset.startswith(projection.paired) for dataset in with_pairs):
+        projection = replace(projection, paired=with_pairs[0] if with_pairs else "")
+    more = {"command": _portable(sys.argv[1:]), **options.card}
+    options = replace(options, name=name or options.name, projection=projection, card=more)
     with _bars(quiet) as move:
         made = make_checkpoint(folder, out, options, manifest, lambda what, done, of: move(what, done, of, ""))
     click.echo(f"checkpoint: {made}")
-    if not read_card(made)["views"]:
+    card = read_card(made)
+    if card["paired_by"] == "findings":
+        click.echo("no image has a report of its own: reports and images find one another by their findings alone")
+    if not card["views"]:
         cure = "more epochs or images may teach it" if experiment.loss.view else "[loss] view = 0.1 teaches it"
         click.echo(f"it does not tell frontal from lateral images and treats them alike; {cure}")
 
@@ -198,12 +208,6 @@ def export(
 def _portable(arguments: Sequence[str]) -> str:
     """Return a command line without the folders of this machine: of an absolute path only its last part."""
     return shlex.join(Path(each).name if Path(each).is_absolute() else each for each in arguments)
-
-
-def _datasets_of(path: Path) -> set[str]:
-    from encoders.training.manifest import read_manifest
-
-    return {sample.dataset for sample in read_manifest(path, "val") if sample.has_report}
 
 
 # ---------------------------------------------------------------------------------------------- evaluate

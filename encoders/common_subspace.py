@@ -268,13 +268,13 @@ class CommonSubspaceEncoder:
         """
         if len(images) == 0 and report is None:
             raise ValueError("a study without image and report has no vector")
-        if len(images) == 0:
-            total = np.asarray(report, dtype=np.float32)
-        else:
-            total = unit_rows(images.mean(0, keepdims=True))[0]
-            if report is not None:
-                total = (1 - self._report_weight) * total + self._report_weight * report
-        return np.asarray(unit_rows(total[None])[0], dtype=np.float32)
+        parts = []
+        if len(images):
+            parts.append((1 - self._report_weight) * unit_rows(images.mean(0, keepdims=True)))
+        if report is not None:
+            said = self._projection.to_be_fused(np.asarray(report, dtype=np.float32)[None])
+            parts.append(self._report_weight * said)
+        return np.asarray(unit_rows(np.sum(parts, axis=0))[0], dtype=np.float32)
 
     def score(self, cosines: Float32, query: Basis, entry: Basis) -> Float32:
         """Return calibrated scores 0..1, monotonic in the cosine."""

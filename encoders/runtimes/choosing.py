@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +52,18 @@ class Probe:
             return ""
         return f"cosine {cosine:.4f} (needed: {LEAST_COSINE}), probabilities moved by {moved:.3f}"
 
-    def seconds(self, engine: Engine) -> float:
-        """Return the least time that an engine took for all images."""
-        times = []
+    def seconds(self, engines: Sequence[Engine]) -> dict[str, float]:
+        """Return the least time that each engine took for all images, by its name.
+
+        They compute by turns: what else runs on the machine then slows them all, not the one whose turn it is.
+        """
+        times = dict.fromkeys((engine.name for engine in engines), math.inf)
         for _ in range(_TRIES):
-            began = time.perf_counter()
-            engine(self.inputs)
-            times.append(time.perf_counter() - began)
-        return min(times)
+            for engine in engines:
+                began = time.perf_counter()
+                engine(self.inputs)
+                times[engine.name] = min(times[engine.name], time.perf_counter() - began)
+        return times
 
 
 def choose(wanted: RuntimeChoice, torch_engine: Engine, file: GraphFile, probe: Probe, threads: int) -> Engine:
@@ -86,7 +91,7 @@ def choose(wanted: RuntimeChoice, torch_engine: Engine, file: GraphFile, probe: 
     if len(usable) == 1:
         chosen, times = usable[0], {}
     else:
-        times = {engine.name: probe.seconds(engine) for engine in usable}
+        times = probe.seconds(usable)
         chosen = min(usable, key=lambda engine: times[engine.name])
     ms_per_image = {name: round(seconds * 1e3 / len(probe.inputs), 2) for name, seconds in times.items()}
     log.info("runtime.chosen", runtime=chosen.name, ms_per_image=ms_per_image, refused=reasons)

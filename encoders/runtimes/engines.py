@@ -93,7 +93,10 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")    # decoders need the cores, too
         self.name = f"onnxruntime {precision}"
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:                  # its own classes have no base in common
+            raise RuntimeError(f"{path}: {error}") from error
 
     def __call__(self, inputs: Float32) -> Outputs:
         """Compute with ONNX Runtime."""

@@ -18,10 +18,11 @@ from encoders.runtimes import RuntimeUnusable
 from encoders.towers.model import MultimodalModel
 
 #: Raised when ImageGraph computes something else than before: files of an older number are not used again.
-GRAPH = 1
+GRAPH = 2
 
 INPUT = "images"
-OUTPUTS = ("features", "embedding", "findings", "view")
+#: No name of an operator, such as view: the exporter names values by them, and no two may be called alike.
+OUTPUTS = ("features", "embedding", "findings", "frontal")
 
 
 class ImageGraph(nn.Module):

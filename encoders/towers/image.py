@@ -8,6 +8,8 @@ row of IMAGE_TOWERS each; ``torchvision:<name>`` reaches every classification ba
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -132,11 +134,15 @@ _BODIES = (
     ),  # Inception
 )  # fmt: skip
 #: Of a whole model's tensors these are no part of a tower: its classifiers.
-_CLASSIFIERS = frozenset({"classifier", "fc", "head", "aux1", "aux2", "AuxLogits"})
-#: Side of the picture that tells how many channels a backbone ends with; Inception takes none below 75.
+_CLASSIFIERS = frozenset({"classifier", "fc", "head", "heads", "aux1", "aux2", "AuxLogits"})
+#: Side of the picture that tells how many channels a backbone ends with, at least; Inception takes none below 75.
 _PROBE_SIDE = 96
-#: Files of torchvision's first years: norm.1 for what is called norm1.
-_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+#: Names in files of torchvision's earlier years and what became of them: DenseNet's and ViT's.
+_RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+)
 
 
 def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
@@ -157,8 +163,27 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
         )
     if name not in zoo.list_models(module=zoo):
         raise TowerError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
-    model: Any = zoo.get_model(name, weights=None)
-    if isinstance(model, zoo.DenseNet):
+    return tower_of(zoo.get_model(name, weights=None))
+
+
+def tower_of(model: Any) -> ImageTower:
+    """Return a torchvision classification model as a tower for grey images, without its classifier.
+
+    Raises
+    ------
+    TowerError
+        If it has no feature maps.
+    """
+    import torchvision.models as zoo
+
+    from encoders.towers.vision_transformers import PartitionedMaps, PatchMaps
+
+    body: Any
+    if isinstance(model, zoo.VisionTransformer):
+        body = PatchMaps(model)
+    elif isinstance(model, zoo.MaxVit):
+        body = PartitionedMaps(model)
+    elif isinstance(model, zoo.DenseNet):
         body = model.features
         body.add_module("relu", nn.ReLU(inplace=True))              # the model applies it between features and pooling
     elif named := [parts for parts in _BODIES if all(hasattr(model, part) for part in parts)]:
@@ -169,21 +194,22 @@ def torchvision_backbone(name: str, pretrained: bool) -> ImageTower:
         body = model.features
     else:
         raise TowerError(
-            f"{name} has no feature maps (n, channels, h, w) before its classifier; choose any of torchvision's but "
-            "vit_* and maxvit_*, for instance densenet121"
+            f"{type(model).__name__} has no feature maps (n, channels, h, w) before its classifier; choose another "
+            "backbone, for instance densenet121"
         )
     _take_one_channel(next(module for module in body.modules() if isinstance(module, nn.Conv2d)))
+    side = math.ceil(_PROBE_SIDE / getattr(body, "step", 1)) * getattr(body, "step", 1)
     with torch.inference_mode():
-        channels = body.eval()(torch.zeros(1, 1, _PROBE_SIDE, _PROBE_SIDE)).shape[1]
+        channels = body.eval()(torch.zeros(1, 1, side, side)).shape[1]
     body.train()
-    return ImageTower(body, int(channels), list(body.children()))
+    return ImageTower(body, int(channels), getattr(body, "stages", None) or list(body.children()))
 
 
 def take_weights(tower: ImageTower, tensors: Mapping[str, Any], path: Path) -> None:
     """Fill a tower with a state-dict: its own, or that of torchvision's whole model of the same name.
 
     Of torchvision's the classifier is left out, and a first convolution for three channels becomes one for grey images
-    that gives what it gave for three equal channels.
+    that gives what it gave for three equal channels. Position embeddings of another size are interpolated.
 
     Raises
     ------
@@ -192,17 +218,23 @@ def take_weights(tower: ImageTower, tensors: Mapping[str, Any], path: Path) -> N
     """
     own, found, others = tower.state_dict(), {}, []
     for name, tensor in tensors.items():
-        head, _, rest = _DENSE_LAYER.sub(r"\1\2", name).partition(".")
-        if f"body.{head}.{rest}" in own:
-            head = f"body.{head}"
+        target = functools.reduce(lambda known, rule: rule[0].sub(rule[1], known), _RENAMED, name)
+        head, _, rest = target.partition(".")
+        if f"body.{target}" in own:
+            target = f"body.{target}"
         elif head in _RESNET_PARTS:
-            head = f"body.{_RESNET_PARTS.index(head)}"
-        target = f"{'body' if head == 'features' else head}.{rest}"
+            target = f"body.{_RESNET_PARTS.index(head)}.{rest}"
+        elif head == "features":
+            target = f"body.{rest}"
         if target not in own:
             others += [] if head in _CLASSIFIERS else [name]
             continue
         colours = tensor.ndim == 4 and (tensor.shape[1], own[target].shape[1]) == (3, 1)
         found[target] = tensor.sum(1, keepdim=True) if colours else tensor
+        if target == "body.encoder.pos_embedding":
+            from encoders.towers.vision_transformers import positions_at
+
+            found[target] = positions_at(tensor, math.isqrt(own[target].shape[1] - 1))
     wrong = others + [name for name in found if found[name].shape != own[name].shape]
     lacking = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
     if wrong or lacking:

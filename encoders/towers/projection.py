@@ -73,8 +73,9 @@ class Projection:
     root : float
         Makes the image descriptor.
     findings_weight : mapping
-        w of the findings block of an IMAGE, a REPORT and a TEXT that is asked for (`encoders.base.Basis`); empty: there
-        is none (checkpoints of formats 1 and 2).
+        w of the findings block of an IMAGE, a REPORT and a TEXT that is asked for (`encoders.base.Basis`), and of a
+        report that is fused with images (JOINT; earlier checkpoints have none: as it is); empty: there is no such block
+        (checkpoints of formats 1 and 2).
     """
 
     matrix: Mapping[str, Float32]
@@ -95,7 +96,25 @@ class Projection:
         if not self.findings_weight:
             return appearance
         block = np.float32(self.findings_weight[basis.value]) * np.sqrt(probabilities[:, ABNORMAL_COLUMNS])
-        length = np.linalg.norm(block, axis=1, keepdims=True)
-        block *= np.minimum(1, MOST_FINDINGS / np.maximum(length, 1e-12))
-        rest = np.sqrt(1 - np.minimum(length, MOST_FINDINGS) ** 2)
-        return unit_rows(np.concatenate([block, rest * appearance], axis=1))
+        return _joined(block, appearance)
+
+    def to_be_fused(self, reports: Float32) -> Float32:
+        """Return unit vectors (n, dim) of reports as they are fused with images.
+
+        As a REPORT a text says little of its findings, so that an image finds its own one. A fused vector is compared
+        with fused ones only, whose reports are as sure of theirs.
+        """
+        weight = self.findings_weight.get(Basis.JOINT.value)
+        if weight is None:
+            return reports
+        count = len(ABNORMAL_COLUMNS)
+        block = reports[:, :count] * np.float32(weight / self.findings_weight[Basis.REPORT.value])
+        return _joined(block, unit_rows(reports[:, count:]))
+
+
+def _joined(block: Float32, appearance: Float32) -> Float32:
+    """Return unit vectors of findings, and of unit rows of appearance as long as these leave of 1."""
+    length = np.linalg.norm(block, axis=1, keepdims=True)
+    block = block * np.minimum(1, MOST_FINDINGS / np.maximum(length, 1e-12))
+    rest = np.sqrt(1 - np.minimum(length, MOST_FINDINGS) ** 2)
+    return unit_rows(np.concatenate([block, rest * appearance], axis=1))

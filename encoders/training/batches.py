@@ -71,7 +71,9 @@ class Batches:
         )
 
     def steps(self, epoch: int) -> int:
-        """Return how many batches an epoch has."""
+        """Return how many batches an epoch has; without any image, enough for each text to come once on average."""
+        if not self.arrays.samples:
+            return math.ceil(len(self.texts.prepared) / (self.experiment.text.extra_batch * self.world))
         return math.ceil(len(self._order(epoch)) / self.experiment.train.batch)
 
     def each(self, epoch: int) -> Iterator[Batch]:
@@ -79,6 +81,10 @@ class Batches:
         settings, seed = self.experiment.train, self.experiment.seed
         order = self._order(epoch)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch * 101 + self.rank)
+        if not self.arrays.samples:
+            nothing = torch.zeros(0, 0), np.zeros(0, np.int64)
+            yield from (self.of(*nothing, generator) for _ in range(self.steps(epoch)))
+            return
         start = 0
         for raw in DataLoader(_Rows(self.arrays, order), settings.batch, num_workers=settings.workers):
             yield self.of(raw, order[start : start + len(raw)], generator)

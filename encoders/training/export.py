@@ -27,7 +27,15 @@ from encoders.training.features import with_features
 from encoders.training.gate import fit_gate
 from encoders.training.metrics import cosine_ranking, same
 from encoders.training.negatives import draw_negatives
-from encoders.training.project import ProjectionOptions, fit_projection, project_images, project_texts, tells_views
+from encoders.training.project import (
+    ProjectionOptions,
+    fit_projection,
+    nothing_paired,
+    project_images,
+    project_texts,
+    tells_views,
+    with_pairs,
+)
 from encoders.training.selection import select
 from encoders.training.trainer import CACHE_FOLDER
 from encoders.training.validation import finding_logits, frontal_rows, run
@@ -62,7 +70,7 @@ class ExportOptions:
 
     name: str = "cxrfind-mmdl"
     projection: ProjectionOptions = field(default_factory=ProjectionOptions)
-    report_weight: float = 0.5
+    report_weight: float = 2 / 3
     keep_chest: float = 0.995
     most_strict: float = 0.8
     negatives: int = 1500
@@ -118,31 +126,26 @@ def subset(arrays: Arrays, rows: np.ndarray) -> Arrays:
     )
 
 
-def fuse(image: Float32, report: Float32, report_weight: float) -> Float32:
-    """Return JOINT vectors of paired rows, as the encoder's `fuse` does."""
-    return unit_rows((1 - report_weight) * image + report_weight * report)
-
-
 def score_maps(
     image: Float32,
     report: Float32,
+    joint: Float32,
     labels: np.ndarray,
     groups: Sequence[str],
     *,
     prompts: Float32,
     prompt_labels: np.ndarray,
-    report_weight: float,
 ) -> dict[str, dict[str, list[float]]]:
     """Return knots for every (query basis, entry basis), fitted on pairs of different studies.
 
     Parameters
     ----------
-    image, report : float32 (n, dim)
+    image, report, joint : float32 (n, dim)
         Vectors of the same n studies.
     labels : (n, 12) abnormal findings
     prompts, prompt_labels : vectors of findings' names and the one finding each of them means
     """
-    vectors = {"IMAGE": image, "REPORT": report, "JOINT": fuse(image, report, report_weight)}
+    vectors = {"IMAGE": image, "REPORT": report, "JOINT": joint}
     known = np.nan_to_num(labels)
     shared = known @ known.T > 0
     apart = ~same(groups)
@@ -208,11 +211,18 @@ def export(
 
     Projection and gate are fitted on training images, calibrations and threshold on validation images. A model that
     does not tell frontal from lateral images says so in its card (``views``), and .5 of the view of every image.
+    Where no image has a report of its own, reports of the same findings stand in (``paired_by``: findings, not study):
+    they then lie among the images by their findings alone, with the findings' weight of texts that are asked for.
 
     Parameters
     ----------
     manifest : Path or None
         The data, if it no longer lies where the run found it.
+
+    Raises
+    ------
+    NothingToFitOn
+        If the data lack what the projection or the scores are fitted on.
     """
     trained = load_run(run_folder)
     model, constants, experiment = trained.model, trained.constants, trained.experiment
@@ -224,6 +234,11 @@ def export(
         build_arrays(select(experiment, split), trained.vocabularies, constants.sizes, cache)
         for split in ("val", "train")
     )
+    paired = options.projection.paired
+    (held_out, own), (whole, owned) = (with_pairs(arrays, paired, options.seed) for arrays in (held_out, whole))
+    pairs = _first_pairs(held_out, paired)
+    if not len(pairs):
+        raise nothing_paired(paired, "val")
     chests = np.array(whole.images[:: max(1, len(whole.images) // CHESTS), : constants.size, : constants.size])
     held_out, whole = (with_features(model, arrays, constants, cache, progress) for arrays in (held_out, whole))
     arrays = subset(whole, balanced_rows(whole, options.per_source, options.seed))
@@ -233,26 +248,30 @@ def export(
         for parameter in model.subspace.coupling["view"].parameters():
             nn.init.zeros_(parameter)                               # it says .5 of every image
     seen = run(model, held_out, constants)
-    projection = fit_projection(arrays, known, options.projection)
+    chosen = options.projection
+    if not owned:                                                   # a report has no image of its own to find
+        chosen = replace(chosen, report_findings_weight=chosen.text_findings_weight)
+    projection = fit_projection(arrays, known, chosen)
     slope, offset = platt(finding_logits(seen), held_out.labels)
     gate = fit_gate(
         known.features,
         pooled_features(model, draw_negatives(options.negatives, constants.size, chests, options.seed), constants),
     )
     threshold = min(options.most_strict, float(np.quantile(gate(seen.features), 1 - options.keep_chest)))
-    pairs = _first_pairs(held_out, options.projection.paired)
     probabilities = sigmoid(np.float32(slope) * finding_logits(seen) + np.float32(offset))
     image = project_images(projection, seen, probabilities)[pairs]
     report = project_texts(projection, seen)[held_out.text[pairs]]
+    share = options.report_weight
+    joint = unit_rows((1 - share) * image + share * projection.to_be_fused(report))     # as the encoder's `fuse` does
     prompts = _embed_texts(trained, projection, [name.lower() for name in ABNORMAL_FINDINGS])
     maps = score_maps(
         image,
         report,
+        joint,
         held_out.labels[pairs][:, ABNORMAL_COLUMNS],
         [held_out.samples[row].patient_id for row in pairs],
         prompts=prompts,
         prompt_labels=np.eye(len(ABNORMAL_FINDINGS)),
-        report_weight=options.report_weight,
     )
     output.mkdir(parents=True, exist_ok=True)
     write_tensors(_tensors(trained, projection, gate), output / WEIGHTS_FILE, options.precision)
@@ -266,6 +285,7 @@ def export(
             "finding_names": list(FINDING_NAMES),
             "vocabularies": {v.name: list(v.labels) for v in trained.vocabularies},
             "views": views,
+            "paired_by": "study" if own and owned else "findings",
             "projection": {"root": projection.root, "findings_weight": dict(projection.findings_weight)},
             "dim": projection.dim,
             "calibration": {

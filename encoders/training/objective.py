@@ -27,7 +27,7 @@ class Batch:
 
     Attributes
     ----------
-    images : Tensor float32 (n, 1, s, s), or (n, channels) where they are features of a frozen tower already
+    images : Tensor float32 (n, 1, s, s), or (n, channels) where they are features of a frozen tower already; n may be 0
     own_text : Tensor of int64 (n,)
         Row of `prepared` that is an image's own report, -1 without.
     frontal, source : (n,)
@@ -95,7 +95,10 @@ def _descriptor(model: MultimodalModel, features: Tensor, batch: Batch, temperat
 
 def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[str, Tensor]:
     """Return each loss with its weight already on it; their sum is what is minimised."""
-    features = batch.images if batch.images.ndim == 2 else model.image_features(batch.images)
+    if not len(batch.images):                                       # reports alone
+        features = batch.images.new_zeros(0, model.image_tower.channels)
+    else:
+        features = batch.images if batch.images.ndim == 2 else model.image_features(batch.images)
     image = model.subspace(features, IMAGE)
     text = model.embed_prepared(batch.prepared) if len(batch.prepared) and weights.reports else image[:0]
     space = model.subspace
@@ -112,6 +115,8 @@ def losses(model: MultimodalModel, batch: Batch, weights: LossSection) -> dict[s
         for name, target in auxiliary.items() if weights.auxiliary else ():
             predicted = space.predict(embedding, name)
             result[f"{name}_{modality}"] = weights.auxiliary * masked_bce(predicted, target, weights.smoothing)
+    if not len(image):
+        return result
     if weights.view:
         view = masked_bce(space.predict(image, "view").squeeze(1), batch.frontal)
         result["view"] = weights.view * view

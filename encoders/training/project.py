@@ -1,12 +1,13 @@
 """Fit the projection into the indexed space on training images and reports.
 
 The appearance is the image descriptor along its principal axes, whitened with shrinkage; a report's words lead there by
-ridge regression over the pairs. The findings block needs no fitting: `encoders.towers.projection`.
+ridge regression over the pairs: an image and its report or, where none has its own, one of the same findings. The
+findings block needs no fitting: `encoders.towers.projection`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +30,15 @@ class NothingToFitOn(EncodersError):
     """The training data lack what the projection is fitted on; the message says what and what to do."""
 
 
+def nothing_paired(prefix: str, split: str) -> NothingToFitOn:
+    """Return what is raised where a split has nothing that `with_pairs` could pair."""
+    return NothingToFitOn(
+        f"{prefix or 'manifest'}: no {split} image has a report, or just the findings that one tells of; name the "
+        "findings of both (in column chexpert), export with --options, [projection] paired = another data set, or "
+        "train with --no-export"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectionOptions:
     """Choices made on validation.
@@ -43,6 +53,8 @@ class ProjectionOptions:
         w of the findings block, √p of each abnormal finding times w, for images, reports and texts that are asked for.
         A report is sure of what it says; it is held low so that an image finds its own one, and not that with the most
         findings.
+    fused_findings_weight : float
+        w of the report's findings where it is fused with images, to be compared with other studies that have a report.
     root : float
         Power of the pooled features that makes the descriptor.
     shrinkage : float
@@ -60,9 +72,10 @@ class ProjectionOptions:
     findings_weight: float = 0.65
     report_findings_weight: float = 0.08
     text_findings_weight: float = 0.5
+    fused_findings_weight: float = 0.4
     root: float = 0.35
     shrinkage: float = 0.1
-    ridge: float = 1.0
+    ridge: float = 4.0
     lateral_share: float = 0.5
 
 
@@ -98,6 +111,30 @@ def tells_views(view: Float32, frontal: Float32) -> bool:
     return all((said[frontal == truth] == truth).mean() >= TOLD_VIEWS for truth in (0, 1) if (frontal == truth).any())
 
 
+def with_pairs(arrays: Arrays, prefix: str, seed: int) -> tuple[Arrays, bool]:
+    """Return arrays in which images of a data set have reports, and whether these are their own.
+
+    Where no image has its own, each is given any of the reports that tell of just its abnormal findings; one whose
+    findings are unknown, or that no report tells of, stays alone.
+    """
+    home = np.array([s.dataset.startswith(prefix) for s in arrays.samples], dtype=bool)
+    if (arrays.text[home] >= 0).any():
+        return arrays, True
+    telling: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(~np.isnan(arrays.text_labels).all(1)):
+        telling.setdefault(_abnormal(arrays.text_labels[row]), []).append(int(row))
+    generator = np.random.default_rng([seed, 5])
+    text = np.full(len(arrays.samples), -1, np.int64)
+    for row in np.flatnonzero(~np.isnan(arrays.labels).all(1)):
+        text[row] = generator.choice(telling.get(_abnormal(arrays.labels[row]), [-1]))
+    return replace(arrays, text=text), False
+
+
+def _abnormal(labels: Float32) -> bytes:
+    present: bytes = (labels[ABNORMAL_COLUMNS] == 1).tobytes()
+    return present
+
+
 def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions) -> Projection:
     """Return the projection for a model's outputs on its training data.
 
@@ -106,7 +143,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     Raises
     ------
     NothingToFitOn
-        If the paired data set has no normal frontal images with reports.
+        If the paired data set has no normal frontal images, there is no normal report, or nothing is paired.
     """
     frontal, lateral = taken_as_frontal(arrays), arrays.frontal == 0
     home = np.array([s.dataset.startswith(options.paired) for s in arrays.samples])
@@ -114,9 +151,12 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     front = home & frontal
     if not ((front & normal).any() and text_normal.any()):
         raise NothingToFitOn(
-            f"{options.paired}: no normal studies with a frontal image and a report to fit on; export with --options, "
-            "[projection] paired = another data set of the manifest, or train with --no-export"
+            f"{options.paired or 'manifest'}: no normal studies with a frontal image and a report to fit on; export "
+            "with --options, [projection] paired = another data set of the manifest, or train with --no-export"
         )
+    pairs = np.flatnonzero(home & (frontal | lateral) & (arrays.text >= 0))
+    if not len(pairs):
+        raise nothing_paired(options.paired, "train")
     looks = descriptor(outputs.features, options.root).astype(np.float64)
     words = text_slots(outputs.text_features, outputs.text_embeddings).astype(np.float64)
     centre, word_centre = looks[front & normal].mean(0), words[text_normal].mean(0)
@@ -125,7 +165,6 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
     sideways = looks[aside].mean(0) - centre if known else np.zeros_like(centre)
     seen = looks - centre - lateral[:, None] * sideways
     axes = _white_axes(seen[frontal | lateral], options.appearance_dim, options.shrinkage)
-    pairs = np.flatnonzero(home & (frontal | lateral) & (arrays.text >= 0))
     counts = np.where(frontal[pairs], 1.0, options.lateral_share)
     lead = ridge_map(words[arrays.text[pairs]] - word_centre, seen[pairs] @ axes, counts, options.ridge)
     unused = np.zeros((outputs.embeddings.shape[1], axes.shape[1]))     # the image's embedding: its findings tell of it
@@ -139,6 +178,7 @@ def fit_projection(arrays: Arrays, outputs: Outputs, options: ProjectionOptions)
             Basis.IMAGE.value: options.findings_weight,
             Basis.REPORT.value: options.report_findings_weight,
             Basis.TEXT.value: options.text_findings_weight,
+            Basis.JOINT.value: options.fused_findings_weight,
         },
     )
 

@@ -39,9 +39,10 @@ def select(experiment: Experiment, split: str) -> list[Sample]:
 def _demand(experiment: Experiment, arrays: Arrays) -> None:
     """Raise ManifestError where an experiment would learn nothing from its training data."""
     path = experiment.data.manifest
-    if not arrays.samples:
+    if not arrays.samples and not (arrays.texts and experiment.loss.reports and experiment.text.extra_batch):
         raise ManifestError(
-            f"{path}: no train row has an image; reports alone teach only beside images: add some (they need no report)"
+            f"{path}: no train row has an image, and no report is to teach: add images (they need no report), or "
+            "reports, with loss.reports and text.extra_batch above 0"
         )
     known = any(not np.isnan(labels).all() for labels in (arrays.labels, arrays.text_labels))
     if experiment.loss.findings and not known:

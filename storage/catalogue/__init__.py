@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.base import Catalogue
-from storage.catalogue.database import CatalogueError, CatalogueTooNew, CatalogueUnavailable
+from storage.catalogue.database import CatalogueError, CatalogueTooNew, CatalogueUnavailable, look_at
 from storage.catalogue.sql import SqlCatalogue, UnknownGeneration
 
 
@@ -30,5 +30,6 @@ __all__ = [
     "CatalogueUnavailable",
     "SqlCatalogue",
     "UnknownGeneration",
+    "look_at",
     "open_catalogue",
 ]

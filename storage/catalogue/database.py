@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from storage.base import StorageError
@@ -137,20 +138,59 @@ class Database:
                 command.upgrade(config, SCHEMA_REVISION)
 
 
+def look_at(url: str) -> None:
+    """Connect to a database, of which nothing is made or upgraded; an SQLite file that is not there yet is none.
+
+    Raises
+    ------
+    CatalogueUnavailable
+        If the URL names no database that answers, or a file where none can be made.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        folders = Path(parsed.database).absolute().parents
+        nearest = next((folder for folder in folders if folder.exists()), Path("/"))
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise CatalogueUnavailable(f"catalogue.url: {parsed.database} cannot be made by this user")
+        return
+    options = {"connect_timeout": "5"} if parsed.get_backend_name() == "postgresql" else {}
+    engine = _made(parsed.update_query_dict(options))
+    try:
+        with _explained(), engine.connect() as connection:
+            _revision(connection)
+    finally:
+        engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise _not_usable(error) from error
+
+
+def _made(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_size=16, max_overflow=-1)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise _not_usable(error) from error
+
+
+def _not_usable(error: Exception) -> CatalogueUnavailable:
+    return CatalogueUnavailable(f"catalogue.url cannot be used ({error}); e.g. sqlite:////path/file")
+
+
 def _engine(url_or_path: str | Path) -> Engine:
     given = str(url_or_path)
-    url = given if "://" in given else f"sqlite:///{Path(given).absolute()}"
+    parsed = _parsed(given if "://" in given else f"sqlite:///{Path(given).absolute()}")
+    if parsed.get_backend_name() != "sqlite":
+        return _made(parsed)
     try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_size=16, max_overflow=-1)
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, pool_size=16, max_overflow=-1)
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise CatalogueUnavailable(f"catalogue.url cannot be used ({error}); e.g. sqlite:////path/file") from error
     except OSError as error:
         raise CatalogueUnavailable(f"the catalogue's folder cannot be made: {error.strerror}") from error
+    engine = _made(parsed)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

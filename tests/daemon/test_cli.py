@@ -123,6 +123,27 @@ def test_check_config_names_a_port_that_is_taken(tmp_path):
     assert "ingest.port" in done.stderr
 
 
+@pytest.mark.parametrize(("url", "told"), [
+    ("sqlite:///{folder}/notes.txt/catalogue.db", "notes.txt/catalogue.db cannot be made"),
+    ("sqlite:///{folder}/notes.txt", "not a database"),
+    ("nobase://host/name", "catalogue.url cannot be used"),
+    ("sqlite:///{folder}/new/catalogue.db", ""),
+])  # fmt: skip
+def test_check_config_looks_whether_the_catalogue_can_be_opened_and_makes_none(tmp_path, url, told):
+    (tmp_path / "notes.txt").write_text("notes of somebody else, " * 100, encoding="utf-8")
+    path = tmp_path / "cxrfind.toml"
+    path.write_text(
+        f"[ingest]\nport = 0\n[similar]\nport = 0\n[storage]\ndirectory = '{tmp_path}/data'\n"
+        f"[catalogue]\nurl = '{url.format(folder=tmp_path)}'\n",
+        encoding="utf-8",
+    )
+    done = cxrfind("check-config", "--config", str(path))
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (1 if told else 0), done.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"cxrfind.toml", "notes.txt"}
+
+
 @pytest.mark.parametrize("peer", ["CXRFIND", "CXRFIND@host", "@127.0.0.1:11112", "CXRFIND@127.0.0.1:0"])
 def test_a_peer_that_is_not_ae_at_host_port_is_refused_with_an_example(tmp_path, peer):
     answer = CliRunner().invoke(cli, ["send", str(tmp_path), "--to", peer])

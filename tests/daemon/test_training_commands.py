@@ -173,6 +173,29 @@ def test_a_site_trains_on_its_catalogue_and_others_see_no_image(site, tmp_path):
     assert list((out / "cache").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [("image report", "find one another by their findings alone"), ("report", "train.initial"), ("image", "no report")],
+)
+def test_images_and_reports_that_belong_to_nothing_train_and_are_told_what_they_make(kinds, said, tmp_path):
+    rows = ["dataset,study_id,image_path,view,impression,chexpert,split"]
+    for number in range(32):
+        Image.fromarray(np.full((40, 40), 7 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        sick, split = number % 2, "val" if number % 3 else "train"
+        finding, text = ("Edema", "Edema.") if sick else ("No Finding", "Clear lungs.")
+        if "image" in kinds:
+            rows.append(f"pictures,i{number},{number}.png,frontal,,{finding},{split}")
+        if "report" in kinds:
+            rows.append(f"letters,r{number},,,{text} Number {number}.,{finding},{split}")
+    (tmp_path / "m.csv").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "x.toml").write_text(EXPERIMENT.replace("not asked for", str(tmp_path / "m.csv")), encoding="utf-8")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, ["train", "--config", str(tmp_path / "x.toml"), "--out", str(out), "--quiet"])
+    assert said in f"{result.output}{result.exception}"
+    assert (out / "run" / "best.pt").exists()
+    assert (out / "checkpoint" / "card.json").exists() is (kinds == "image report")
+
+
 def test_an_empty_catalogue_is_refused_with_the_cure(site, tmp_path):
     with pytest.raises(NothingToTrainOn, match="send studies"):
         catalogue_manifest(site[0], tmp_path / "studies.csv", seed=0)

@@ -91,10 +91,11 @@ def test_free_text_without_a_known_word_still_has_a_direction(encoder):
 
 def test_a_study_is_fused_from_what_it_has(encoder, images):
     vectors = encoder.encode_images(images[:2]).embeddings
-    report = encoder.encode_text(EFFUSION)
+    report, clear = encoder.encode_reports([ReportText(EFFUSION, ""), ReportText(CLEAR, "")]).embeddings
     alone = encoder.fuse(vectors[:1], None)
     assert alone == pytest.approx(vectors[0], abs=1e-5)
-    assert encoder.fuse(vectors[:0], report) == pytest.approx(report, abs=1e-5)
+    by_report = encoder.fuse(vectors[:0], report)
+    assert by_report @ report > 0.8 > by_report @ clear
     joint = encoder.fuse(vectors, report)
     assert np.linalg.norm(joint) == pytest.approx(1, abs=1e-5)
     assert joint @ report > encoder.fuse(vectors, None) @ report

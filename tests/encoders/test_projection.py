@@ -12,7 +12,7 @@ from encoders.common_subspace import CommonSubspaceEncoder
 from encoders.phantom import draw
 from encoders.tensors import read_tensors, write_tensors
 from encoders.towers.projection import MOST_FINDINGS, Projection
-from encoders.towers.subspace import IMAGE
+from encoders.towers.subspace import IMAGE, TEXT
 
 WEIGHT, BLOCK = 0.5, len(ABNORMAL_FINDINGS)
 
@@ -60,6 +60,33 @@ def test_a_study_with_every_finding_keeps_something_of_its_own(projection):
     a, b = vector(projection, 2, **everything), vector(projection, 3, **everything)
     assert np.linalg.norm(a[:BLOCK]) == pytest.approx(MOST_FINDINGS, abs=1e-5)
     assert 0.9 < a @ b < 0.999
+
+
+def reports(weights, *rows):
+    """Return vectors of reports that state findings and otherwise speak of different things."""
+    generator, matrix = np.random.default_rng(4), np.eye(20, dtype=np.float32)
+    weighed = Projection({TEXT: matrix}, {TEXT: np.zeros(20, np.float32)}, np.zeros(3, np.float32), 0.5, weights)
+    slots = generator.normal(size=(len(rows), 20)).astype(np.float32)
+    found = np.concatenate([probabilities(**row) for row in rows])
+    return weighed, weighed(slots, found, Basis.REPORT)
+
+
+def test_a_report_to_be_fused_is_as_sure_of_its_findings_as_the_joint_weight_says():
+    weighed, rows = reports({"REPORT": 0.08, "JOINT": 0.4}, {"Edema": 1.0, "Fracture": 0.5}, {"Edema": 1.0}, {})
+    fused = weighed.to_be_fused(rows)
+    expected = 0.4 * np.sqrt(np.array([1.0, 0.5]))
+    columns = [ABNORMAL_FINDINGS.index(name) for name in ("Edema", "Fracture")]
+    assert fused[0, columns] == pytest.approx(expected, abs=1e-5)
+    assert np.linalg.norm(fused, axis=1) == pytest.approx(1, abs=1e-5)
+    assert fused[0] @ fused[1] > rows[0] @ rows[1] + 0.1
+    assert fused[2] == pytest.approx(rows[2], abs=1e-6)             # it states none
+    ratio = fused[0, BLOCK:] / rows[0, BLOCK:]
+    assert ratio == pytest.approx(ratio[0], abs=1e-4)               # what else it says, it says as before
+
+
+def test_a_model_from_before_there_was_a_joint_weight_fuses_reports_as_they_are():
+    weighed, rows = reports({"REPORT": 0.08}, {"Edema": 1.0}, {"Edema": 1.0})
+    assert np.array_equal(weighed.to_be_fused(rows), rows)
 
 
 def test_a_checkpoint_without_findings_in_its_vectors_is_still_read(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from encoders.checkpoint import model_info, sha256_of
@@ -18,9 +19,9 @@ from encoders.phantom import draw
 from encoders.preprocess import sheet_shape
 from encoders.registry import load_encoder
 from encoders.runtimes import OPTIONAL, RuntimeChoice, RuntimeUnusable, missing_packages, require
-from encoders.runtimes.choosing import LEAST_COSINE
+from encoders.runtimes.choosing import LEAST_COSINE, Probe
 from encoders.runtimes.cutting import cut
-from encoders.runtimes.engines import ENGINES
+from encoders.runtimes.engines import ENGINES, TorchEngine
 from encoders.runtimes.graph import OUTPUTS, GraphFile, ImageGraph
 
 DATA = Path(os.environ.get("CXRFIND_TEST_DATA", "/nonexistent")) / "cxr"
@@ -157,6 +158,31 @@ def test_auto_computes_with_something_that_agrees_and_says_what(cache, images, b
     assert (embeddings * by_torch.embeddings[:16]).sum(1).min() >= 0.999
 
 
+class Remembering(TorchEngine):
+    """Computes by torch, and writes down whose turn it was."""
+
+    def __init__(self, name, graph, turns):
+        super().__init__(graph, torch.device("cpu"))
+        self.name, self.turns = name, turns
+
+    def __call__(self, inputs):
+        self.turns.append(self.name)
+        return super().__call__(inputs)
+
+
+def test_engines_are_timed_by_turns():
+    """What else the machine does at one moment must not decide between them."""
+    encoder, turns = load_encoder(threads=2), []
+    graph = ImageGraph(encoder.model)
+    engines = [Remembering(name, graph, turns) for name in ("one", "other")]
+    inputs = encoder._inputs([draw(1, 200)[0]])[:, None]
+    times = Probe(inputs, encoder._finish).seconds(engines)
+    assert turns == ["one", "other"] * (len(turns) // 2)
+    assert len(turns) > 2
+    assert times.keys() == {"one", "other"}
+    assert all(0 < seconds < float("inf") for seconds in times.values())
+
+
 def test_auto_computes_with_torch_where_nothing_can_be_exported(tmp_path, images, by_torch):
     occupied = tmp_path / "file"
     occupied.write_text("not a folder")
@@ -213,6 +239,19 @@ def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_r
     with pytest.raises(RuntimeUnusable, match="cosine"):
         opened(INSTALLED[0], folder).encode_images(images[:1])
     encoder = opened("auto", folder)
+    encoder.encode_images(images[:1])
+    assert encoder.runtime == "torch f32"
+
+
+@runtimes
+def test_a_file_that_a_runtime_cannot_open_is_refused_and_auto_computes_with_torch(name, tmp_path, images):
+    encoder = opened("auto", tmp_path)
+    graph = ImageGraph(encoder._model)
+    file = GraphFile(graph, sheet_shape(encoder.constants.sizes), encoder.fingerprint, tmp_path).path
+    file.write_bytes(b"no model")
+    file.with_suffix(".sha256").write_text(sha256_of(file))
+    with pytest.raises(RuntimeUnusable, match=f"{name} .*RuntimeError"):
+        opened(name, tmp_path).encode_images(images[:1])
     encoder.encode_images(images[:1])
     assert encoder.runtime == "torch f32"
 

@@ -5,12 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from encoders.base import FINDING_NAMES, Basis
+from encoders.base import ABNORMAL_COLUMNS, FINDING_NAMES, Basis
 from encoders.towers.projection import text_slots
 from encoders.towers.subspace import IMAGE
 from encoders.training.arrays import Arrays
 from encoders.training.manifest import Sample
-from encoders.training.project import NothingToFitOn, ProjectionOptions, fit_projection, project_images, tells_views
+from encoders.training.project import (
+    NothingToFitOn,
+    ProjectionOptions,
+    fit_projection,
+    project_images,
+    tells_views,
+    with_pairs,
+)
 from encoders.training.validation import Outputs
 
 FRONTAL, LATERAL, CHANNELS, DIM = 40, 20, 24, 8
@@ -70,6 +77,48 @@ def test_a_report_leads_to_its_lateral_image_as_far_as_that_counts(arrays):
         return 1 - (image[FRONTAL:] * report[:LATERAL]).sum(1).mean()
 
     assert far(4.0) < far(0.5) < far(0.0)
+
+
+def test_reports_lie_among_images_of_the_same_findings_where_no_image_has_its_own(arrays):
+    findings = np.arange(len(arrays.samples)) % 3                   # none, or one of two
+    labels = np.zeros_like(arrays.labels)
+    labels[findings > 0, ABNORMAL_COLUMNS[0] + findings[findings > 0]] = 1
+    alone = replace(arrays, labels=labels, text_labels=labels[:FRONTAL], text=np.full(len(findings), -1))
+    said = outputs([5.0] * FRONTAL + [-5.0] * LATERAL)
+    for row, finding in enumerate(findings):
+        said.features[row, finding] += 4
+        if row < FRONTAL:
+            said.text_features[row, finding] += 4
+    with pytest.raises(NothingToFitOn, match="no train image has a report"):
+        fit_projection(alone, said, ProjectionOptions(appearance_dim=20))
+    assert with_pairs(arrays, "iu-xray", 0) == (arrays, True)
+    sick = findings[:FRONTAL] > 0
+    same = findings[:FRONTAL][sick, None] == findings[:FRONTAL][sick]
+
+    def closer(told):
+        """Return by how much more a report resembles images of its findings, where this is told of the reports."""
+        paired, own = with_pairs(replace(alone, text_labels=told), "iu-xray", 0)
+        assert not own
+        projection = fit_projection(paired, said, ProjectionOptions(appearance_dim=20))
+        nothing = np.zeros((len(findings), len(FINDING_NAMES)), np.float32)
+        image = project_images(projection, said, nothing)[:FRONTAL]
+        report = projection(text_slots(said.text_features, said.text_embeddings), nothing[:FRONTAL], Basis.REPORT)
+        cosines = (image @ report.T)[sick][:, sick]
+        return cosines[same].mean() - cosines[~same].mean()
+
+    exchanged = labels[:FRONTAL].copy()
+    columns = [ABNORMAL_COLUMNS[0] + 1, ABNORMAL_COLUMNS[0] + 2]
+    exchanged[:, columns] = exchanged[:, columns[::-1]]
+    assert closer(labels[:FRONTAL]) > 0.1
+    assert closer(exchanged) < -0.1
+
+
+def test_an_image_whose_findings_no_report_tells_of_stays_alone(arrays):
+    labels = arrays.labels.copy()
+    labels[3, ABNORMAL_COLUMNS[0]] = 1
+    labels[4] = np.nan
+    paired, _ = with_pairs(replace(arrays, labels=labels, text=np.full(len(labels), -1)), "iu-xray", 0)
+    assert (paired.text < 0).nonzero()[0].tolist() == [3, 4]
 
 
 def test_training_data_without_a_normal_study_are_refused_with_the_cure(arrays):
