@@ -14,7 +14,7 @@ from encoders.base import Encoder, Float32
 from encoders.evaluation import classification, retrieval, systems
 from encoders.evaluation.baselines import LeftOut, Plan, trained_systems
 from encoders.evaluation.cross_modal import cross_modal
-from encoders.evaluation.pools import Float, Pool, load_samples, pools, text_of
+from encoders.evaluation.pools import LEAST_IMAGES, Float, Pool, load_samples, pools, text_of
 from encoders.evaluation.subgroups import subgroups
 from encoders.evaluation.systems import System
 from encoders.training.manifest import ManifestError, Sample
@@ -150,6 +150,30 @@ def _retrieval(pool: Pool, every: Sequence[System]) -> tuple[dict[str, Any], dic
     return tables, graded
 
 
+def _with_reports(
+    pool: Pool, every: Sequence[System], encoders: Mapping[str, Sequence[Encoder]]
+) -> dict[str, dict[str, Any]]:
+    """Return the tables of studies with a report among themselves, by the image fused with it (JOINT) and by it alone.
+
+    Their chance is that of the same rows. Empty where few images have a report.
+    """
+    models = [system for system in every if system.name in encoders and system.reports]
+    having = np.array([bool(text) for text in pool.texts])
+    if not models or having.sum() < LEAST_IMAGES:
+        return {}
+    rows = np.asarray(np.isfinite(models[0].reports[0]).all(1))
+    chance = [systems.among(system, rows) for system in every if system.name == systems.RANDOM]
+    words = [system for system in every if system.name == systems.TFIDF]
+    found = {}
+    for name, compared in (
+        ("JOINT", [systems.fused_system(model, encoders[model.name]) for model in models]),
+        ("REPORT", [System(model.name, model.note, model.reports) for model in models]),
+    ):
+        tables, _ = _retrieval(pool, [*compared, *words, *chance])
+        found[name] = {kind: tables[kind] for kind in ("B", "headings")}
+    return found
+
+
 def _judge(
     pool: Pool, every: Sequence[System], encoders: Mapping[str, Sequence[Encoder]]
 ) -> tuple[dict[str, Any], PoolResult] | None:
@@ -177,6 +201,7 @@ def _judge(
         "coded": int((~np.isnan(pool.labels).all(1)).sum()),
         "abnormal": int(known.any(1).sum()),
         "retrieval": tables,
+        "with_reports": _with_reports(pool, every, encoders),
         "cross_modal": cross_modal(every, pool),
         "findings": found,
         "mean_auc": classification.mean_auc(every, pool),

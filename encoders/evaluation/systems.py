@@ -78,6 +78,22 @@ def checkpoint_system(
     return System(name, several + note, image, report, findings), encoded[0].faults
 
 
+def fused_system(model: System, encoders: Sequence[Encoder]) -> System:
+    """Return a model's JOINT vectors: each image fused with its report (`Encoder.fuse`), NaN rows without one."""
+    runs = []
+    for encoder, images, reports in zip(encoders, model.runs, model.reports, strict=True):
+        fused = np.full_like(images, np.nan)
+        for row in np.flatnonzero(np.isfinite(images).all(1) & np.isfinite(reports).all(1)):
+            fused[row] = encoder.fuse(images[row : row + 1], reports[row])
+        runs.append(fused)
+    return System(model.name, model.note, tuple(runs))
+
+
+def among(system: System, rows: NDArray[np.bool_]) -> System:
+    """Return a system that has the vectors of these rows (n,) only."""
+    return System(system.name, system.note, tuple(np.where(rows[:, None], run, np.nan) for run in system.runs))
+
+
 def classifier_system(model: System) -> System:
     """Return the model's finding probabilities as vectors: √p, whose inner product is the Bhattacharyya overlap."""
     vectors = tuple(np.sqrt(np.clip(findings, 0, 1)) for findings in model.findings)

@@ -50,6 +50,24 @@ def test_the_difference_to_the_reference_is_paired_by_query(judged):
     assert 0 < low < difference < high
 
 
+def test_studies_with_reports_are_judged_fused_and_by_their_reports_in_tables_of_their_own(squares, reader):
+    class OnlyReads(reader):
+        def encode_images(self, images):
+            return reader(blind=True).encode_images(images)
+
+    judged = evaluate(squares, {"reads": [OnlyReads()], "blind": [reader(blind=True)]}, QUICK)
+    seen = lead(judged, "reads")["mean"]
+    assert abs(seen - lead(judged, "random")["mean"]) < 0.1
+    by_basis = pool(judged)["with_reports"]
+    fused, read = (by_basis[basis]["B"]["ndcg@10"] for basis in ("JOINT", "REPORT"))
+    assert read["reads"]["mean"] > 0.9
+    assert seen + 0.1 < fused["reads"]["mean"] < read["reads"]["mean"]
+    for table in (fused, read, by_basis["JOINT"]["headings"]["ndcg@10"]):
+        assert set(table) == {"reads", "blind", "random"}
+    assert read["blind"]["reference_minus_this"][1] > 0
+    assert pool(judged, "small")["with_reports"] == {}              # it has no reports
+
+
 def test_sources_are_never_mixed_and_views_are_judged_apart(judged):
     assert [(each["source"], each["view"], each["images"]) for each in judged.results["pools"]] == [
         ("big", "frontal", 60),

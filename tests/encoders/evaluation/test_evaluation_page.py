@@ -70,7 +70,7 @@ def test_the_page_compares_checkpoints_finding_by_finding_and_across_modalities(
     for name in ("seeing", "blind"):
         assert all(f"<th>{figure} {name}</th>" in page for figure in ("AUC", "AP", "P@10"))
     gain = judged.results["pools"][0]["cross_modal"]["blind"]["report_to_image"]["r@1"]["reference_minus_this"][0]
-    table = page[page.index("Image and report") :]
+    table = page[page.index("Image to report, and back") :]
     assert f"{gain:+.3f}" in table
     assert table.count("chance") > 10
 
