@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ def _data_url(figure: Any) -> str:
 
 def curves_by_k(by_k: Mapping[str, Any], reference: str, figure_name: str) -> str:
     """Return one line a system: NDCG or mAP against k."""
-    figure, axes = _axes()
-    others = iter([(colour, style) for style in ("-", "--", ":") for colour in OTHERS])
+    figure, axes = _axes(height=max(HEIGHT_IN, 0.17 * len(by_k)))           # its legend has a line for each
+    others = cycle((colour, style) for style in ("-", "--", ":") for colour in OTHERS[:6])    # the rest is pale
     for name, values in by_k.items():
         if name == "k":
             continue

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders.checkpoint import SHIPPED
 from encoders.datasets import Example, write_manifest
 from encoders.phantom import draw
 
@@ -122,11 +123,11 @@ experiment = "experiment.toml"
 
 
 def test_checkpoints_are_judged_as_the_seeds_of_one_system_beside_baselines_that_are_trained(folder):
-    """After the two above: what the mean of a checkpoint and another one reaches lies between them."""
+    """After the two above: what this checkpoint and the shipped one reach as one system is the mean of both."""
     (folder / "table.toml").write_text(BASELINES, encoding="utf-8")
     said = cxrfind(
         "evaluate", "--manifest", "studies.csv", "--split", "val", "--checkpoint", "named", "--against",
-        "out/checkpoint", "--against", "both=out/checkpoint,named", "--trained", "table.toml", "--out", "together",
+        str(SHIPPED), "--against", f"both=named,{SHIPPED}", "--trained", "table.toml", "--out", "together",
         "--quiet", cwd=folder,
     )  # fmt: skip
     results = json.loads((folder / "together" / "results.json").read_text(encoding="utf-8"))
@@ -137,8 +138,8 @@ def test_checkpoints_are_judged_as_the_seeds_of_one_system_beside_baselines_that
     (pool,) = results["pools"]
     assert f"one epoch {pool['retrieval']['B']['ndcg@10']['one epoch']['mean']:.3f}" in said
     for cells in (pool["retrieval"]["B"]["ndcg@10"], pool["mean_auc"]):
-        both, *each = (cells[name]["mean"] for name in ("both", "named", "checkpoint"))
+        both, *each = (cells[name]["mean"] for name in ("both", "named", SHIPPED.name))
         assert both == pytest.approx(sum(each) / 2, abs=2e-5)
         assert both not in each
-        half = cells["checkpoint"]["reference_minus_this"][0] / 2
+        half = cells[SHIPPED.name]["reference_minus_this"][0] / 2
         assert cells["both"]["reference_minus_this"][0] == pytest.approx(half, abs=2e-5)

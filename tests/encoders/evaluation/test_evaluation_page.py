@@ -11,6 +11,7 @@ from PIL import Image
 
 from encoders.evaluation import write_page
 from encoders.evaluation.page import plain
+from encoders.evaluation.plots import curves_by_k
 from encoders.evaluation.sheets import contact_sheets
 
 
@@ -73,6 +74,11 @@ def test_the_page_compares_checkpoints_finding_by_finding_and_across_modalities(
     table = page[page.index("Image to report, and back") :]
     assert f"{gain:+.3f}" in table
     assert table.count("chance") > 10
+
+
+def test_any_number_of_systems_has_its_curve():
+    many = {f"system {n}": {"ndcg": [n / 40] * 5} for n in range(40)}
+    assert curves_by_k({"k": [1, 5, 10, 20, 50], **many}, "system 0", "ndcg").startswith("data:image/png")
 
 
 def test_no_patient_or_study_is_named_on_the_page(written):
