@@ -104,11 +104,11 @@ class Projection:
         As a REPORT a text says little of its findings, so that an image finds its own one. A fused vector is compared
         with fused ones only, whose reports are as sure of theirs.
         """
-        weight = self.findings_weight.get(Basis.JOINT.value)
-        if weight is None:
+        weight, known = self.findings_weight.get(Basis.JOINT.value), self.findings_weight.get(Basis.REPORT.value)
+        if weight is None or not known:                             # reports say nothing of findings
             return reports
         count = len(ABNORMAL_COLUMNS)
-        block = reports[:, :count] * np.float32(weight / self.findings_weight[Basis.REPORT.value])
+        block = reports[:, :count] * np.float32(weight / known)
         return _joined(block, unit_rows(reports[:, count:]))
 
 

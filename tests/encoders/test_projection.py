@@ -84,8 +84,9 @@ def test_a_report_to_be_fused_is_as_sure_of_its_findings_as_the_joint_weight_say
     assert ratio == pytest.approx(ratio[0], abs=1e-4)               # what else it says, it says as before
 
 
-def test_a_model_from_before_there_was_a_joint_weight_fuses_reports_as_they_are():
-    weighed, rows = reports({"REPORT": 0.08}, {"Edema": 1.0}, {"Edema": 1.0})
+@pytest.mark.parametrize("weights", [{"REPORT": 0.08}, {"REPORT": 0.0, "JOINT": 0.4}, {}], ids=str)
+def test_without_a_joint_weight_or_findings_in_reports_these_are_fused_as_they_are(weights):
+    weighed, rows = reports(weights, {"Edema": 1.0}, {"Edema": 1.0})
     assert np.array_equal(weighed.to_be_fused(rows), rows)
 
 
