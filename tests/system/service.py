@@ -62,6 +62,7 @@ class Service:
         return self.directory / "service.log"
 
     def start(self) -> None:
+        began = time.time()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "daemon", "run"], env=self.environment, stdout=log, stderr=log,
@@ -71,7 +72,8 @@ class Service:
         def ready() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"the service ended: {self.log.read_text()[-2000:]}"
-            return bool(self.status()["ready"])
+            own = [path.stat().st_mtime >= began for path in (self.directory / "data" / "run").glob("*-0.json")]
+            return all(own) and bool(self.status()["ready"])        # roles that were killed have left theirs
 
         wait_until(ready, f"the service is ready; log: {self.log}")
 
