@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from encoders.evaluation.systems import System
 from encoders.training.arrays import Arrays
 from encoders.training.build import load_run
-from encoders.training.experiment import Experiment, load_experiment
+from encoders.training.experiment import Experiment, ExperimentError, load_experiment
 from encoders.training.features import with_features
 from encoders.training.validation import run as outputs_of
 
@@ -44,14 +44,41 @@ class Rows(Part):
     every: dict[str, dict[str, Any]] = {}
 
 
+def _of_its_seed(name: str, seed: int, table: Rows) -> str:
+    """Return which run is meant by the name of a row: of several seeds, that of this one."""
+    for row in table.rows:
+        seeds = row.seeds or table.seeds
+        if Path(row.experiment).stem == name and len(seeds) > 1:
+            if seed not in seeds:
+                raise ExperimentError(f"a run of seed {seed} builds on {name}, which has {seeds} only: add it there")
+            return f"{name}-{seed}"
+    return name
+
+
 def planned(row: Row, table: Rows, folder: Path, manifest: Path, output: Path) -> Iterator[tuple[Experiment, Path]]:
-    """Yield each seed's experiment and the folder of its run; a row of one seed has the experiment's own name."""
+    """Yield each seed's experiment and the folder of its run; a row of one seed has the experiment's own name.
+
+    What goes on from another row's run, or has its tower, takes the run of its own seed.
+
+    Raises
+    ------
+    ExperimentError
+        If an experiment cannot be used, or a row that it builds on lacks its seed.
+    """
     experiment = load_experiment(folder / row.experiment, table.every)
     data = experiment.data.model_copy(update={"manifest": manifest})
+    image, settings = experiment.image, experiment.train
     seeds = row.seeds or table.seeds
     for seed in seeds:
+        if experiment.image.weights:
+            weights = Path(_of_its_seed(str(experiment.image.weights), seed, table))
+            image = experiment.image.model_copy(update={"weights": weights})
+        if experiment.train.initial:
+            initial = _of_its_seed(experiment.train.initial, seed, table)
+            settings = experiment.train.model_copy(update={"initial": initial})
         name = Path(row.experiment).stem + (f"-{seed}" if len(seeds) > 1 else "")
-        yield experiment.model_copy(update={"seed": seed, "data": data}), output / name
+        own = {"seed": seed, "data": data, "image": image, "train": settings}
+        yield experiment.model_copy(update=own), output / name
 
 
 def system_of(row: Row, folders: Sequence[Path], held_out: Arrays, cache: Path) -> System:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from encoders.datasets import Example, write_manifest
@@ -13,6 +14,7 @@ from encoders.evaluation import EvaluationOptions, evaluate, plan, write_page
 from encoders.evaluation.baselines import LEAST_IMAGES, TABLE, trained_systems
 from encoders.evaluation.pools import load_samples
 from encoders.phantom import draw
+from encoders.training.build import load_run
 from encoders.training.experiment import ExperimentError
 
 SIDE, HELD_OUT = 64, 40
@@ -49,6 +51,7 @@ MMDL = """
 base = "classifier.toml"
 [image]
 weights = "classifier"
+freeze = 99
 [loss]
 findings = 1.0
 """
@@ -253,10 +256,38 @@ def test_the_packaged_table_trains_what_the_paper_is_compared_with_on_any_data_s
     planned = plan(TABLE, tmp_path / "studies.csv", tmp_path)
     shown = {row.name: len(runs) for row, runs in planned.rows if row.shown}
     extensions = {"MMDL + deep descriptors": 3, "MMDL + ranking loss": 3}
-    assert shown == {"unimodal classifier": 1, "Image-MMDL": 3, "MMDL": 3, **extensions}
+    assert shown == {"unimodal classifier": 3, "Image-MMDL": 3, "MMDL": 3, **extensions}
     for _, runs in planned.rows:
         for experiment, _ in runs:
             assert experiment.data.datasets == ()
             assert set(experiment.data.views) == {"frontal", "lateral", "unknown"}
             assert (experiment.train.keep, experiment.train.patience) == ("last", 0)
-    assert [runs[0][0].seed for _, runs in planned.rows] == [0] * len(planned.rows)
+    runs_of = {row.experiment: [experiment for experiment, _ in runs] for row, runs in planned.rows}
+    assert all([run.seed for run in runs] == [0, 1, 2] for runs in runs_of.values())
+    for name, tower in (("mmdl", "classifier-bce"), ("scda", "classifier-bce"), ("ranking", "classifier-triplet")):
+        assert [str(run.image.weights) for run in runs_of[f"{name}.toml"]] == [f"{tower}-{seed}" for seed in range(3)]
+    for name in ("classifier-bce.toml", "classifier-triplet.toml"):
+        assert [run.train.initial for run in runs_of[name]] == [f"classifier-{seed}" for seed in range(3)]
+
+
+def test_a_row_builds_on_the_run_of_its_own_seed_and_one_without_it_is_refused(phantoms, table):
+    several = ROWS.replace("seeds = [0]\n", "")
+    table.write_text(several, encoding="utf-8")
+    (table.parent / "classifier.toml").write_text(CLASSIFIER.replace("freeze = 99", "freeze = 0"), encoding="utf-8")
+    samples = load_samples(phantoms, "val", 0, 0)
+    systems, left_out = trained_systems(
+        plan(table, phantoms, table.parent / "out"), samples, np.arange(len(samples)), lambda *_: None
+    )
+    assert left_out == []
+    assert [len(system.runs) for system in systems] == [3, 3, 3]
+    towers = []
+    for run in ("classifier", "mmdl"):
+        for seed in range(3):
+            model = load_run(table.parent / "out" / f"{run}-{seed}").model
+            towers.append(torch.cat([value.flatten().float() for value in model.image_tower.state_dict().values()]))
+    for seed in range(3):
+        assert torch.equal(towers[3 + seed], towers[seed])
+        assert not torch.equal(towers[seed], towers[seed - 1])
+    table.write_text(several.replace('"mmdl.toml"\n', '"mmdl.toml"\nseeds = [1, 7]\n'), encoding="utf-8")
+    with pytest.raises(ExperimentError, match=r"seed 7 builds on classifier, which has \(0, 1, 2\) only"):
+        plan(table, phantoms, table.parent / "out")
