@@ -271,7 +271,7 @@ def test_the_packaged_table_trains_what_the_paper_is_compared_with_on_any_data_s
 
 
 def test_a_row_builds_on_the_run_of_its_own_seed_and_one_without_it_is_refused(phantoms, table):
-    several = ROWS.replace("seeds = [0]\n", "")
+    several = ROWS.replace("seeds = [0]\n", "").replace("[0, 1, 2]", "[0, 1]")
     table.write_text(several, encoding="utf-8")
     (table.parent / "classifier.toml").write_text(CLASSIFIER.replace("freeze = 99", "freeze = 0"), encoding="utf-8")
     samples = load_samples(phantoms, "val", 0, 0)
@@ -279,15 +279,15 @@ def test_a_row_builds_on_the_run_of_its_own_seed_and_one_without_it_is_refused(p
         plan(table, phantoms, table.parent / "out"), samples, np.arange(len(samples)), lambda *_: None
     )
     assert left_out == []
-    assert [len(system.runs) for system in systems] == [3, 3, 3]
+    assert [len(system.runs) for system in systems] == [2, 2, 2]
     towers = []
     for run in ("classifier", "mmdl"):
-        for seed in range(3):
+        for seed in range(2):
             model = load_run(table.parent / "out" / f"{run}-{seed}").model
             towers.append(torch.cat([value.flatten().float() for value in model.image_tower.state_dict().values()]))
-    for seed in range(3):
-        assert torch.equal(towers[3 + seed], towers[seed])
-        assert not torch.equal(towers[seed], towers[seed - 1])
+    assert not torch.equal(towers[0], towers[1])
+    for seed in range(2):
+        assert torch.equal(towers[2 + seed], towers[seed])
     table.write_text(several.replace('"mmdl.toml"\n', '"mmdl.toml"\nseeds = [1, 7]\n'), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"seed 7 builds on classifier, which has \(0, 1, 2\) only"):
+    with pytest.raises(ExperimentError, match=r"seed 7 builds on classifier, which has \(0, 1\) only"):
         plan(table, phantoms, table.parent / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -57,6 +58,13 @@ def cache(tmp_path_factory):
 
 def opened(name, cache, precision="f32"):
     return load_encoder(threads=2, runtime=RuntimeChoice(name, precision, cache))
+
+
+@pytest.fixture
+def exported(cache, images, tmp_path):
+    """Return a folder of one's own with the exported model; an export takes half a minute."""
+    opened(INSTALLED[0], cache).encode_images(images[:1])
+    return Path(shutil.copytree(cache, tmp_path / "runtime"))
 
 
 def overlap_at_ten(ours, theirs):
@@ -206,8 +214,8 @@ def test_texts_need_no_runtime_to_be_opened(tmp_path):
 
 
 @pytest.mark.skipif(not INSTALLED, reason="no optional runtime is installed")
-def test_the_model_is_exported_once_and_again_when_its_file_is_damaged(tmp_path, images):
-    folder = tmp_path / "runtime"
+def test_the_model_is_exported_once_and_again_when_its_file_is_damaged(exported, images):
+    folder = exported
     first = opened(INSTALLED[0], folder).encode_images(images[:1]).embeddings
     (file,) = folder.glob("*.onnx")
     assert model_info().fingerprint[:16] in file.name
@@ -224,12 +232,11 @@ def test_the_model_is_exported_once_and_again_when_its_file_is_damaged(tmp_path,
 
 
 @pytest.mark.skipif(not INSTALLED, reason="no optional runtime is installed")
-def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_right(tmp_path, images):
+def test_a_file_that_computes_something_else_is_refused_though_its_checksum_is_right(exported, images):
     import onnx
     from onnx import numpy_helper
 
-    folder = tmp_path / "runtime"
-    opened(INSTALLED[0], folder).encode_images(images[:1])
+    folder = exported
     (file,) = folder.glob("*.onnx")
     model = onnx.load(file)
     weights = next(each for each in model.graph.initializer if len(each.dims) == 4)
