@@ -26,7 +26,7 @@ demo: install
 	@$(BIN)/cxrfind demo $(if $(DICOM),--dicom "$(DICOM)")
 
 test: install
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from blake3 import blake3
+from ports import free_port
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
@@ -33,11 +33,6 @@ from storage.spool import Spool
 CR = "1.2.840.10008.5.1.4.1.1.1"
 PAIR = (CR, str(ExplicitVRLittleEndian))
 _PREFIX = b"\x08\x00\x16\x00UI\x1a\x001.2.840.10008.5.1.4.1.1.1\0"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Running:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import socket
 import threading
 
 import pytest
+from ports import free_port
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
@@ -26,8 +26,7 @@ def start(tmp_path):
     running = []
 
     def _start(peers=({"ae_title": "*", "address": "127.0.0.1"},), keep_originals=True):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         spool = Spool(tmp_path / "spool")
         for uid in ("1.1", "1.2"):
             path = spool.new_file()

@@ -25,7 +25,10 @@ def _undone():
     """Leave this process's logging as it was."""
     root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
     handlers, level = root.handlers[:], root.level
+    pydicom, quiet = logging.getLogger("pydicom"), logging.getLogger("pydicom").level
+    pydicom.setLevel(logging.NOTSET)                # the readers, once imported, silence it
     yield
+    pydicom.setLevel(quiet)
     root.handlers[:] = handlers
     root.setLevel(level)
     sys.excepthook, threading.excepthook = hooks

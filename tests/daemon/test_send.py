@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import threading
 
 import pytest
+from ports import free_port
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -185,9 +185,7 @@ def test_a_peer_that_rejects_or_is_not_there_is_named_for_every_file(archive, tm
     result = send(tmp_path, archive().port, called="OTHER")
     assert [reason for _, reason in result.refused] == [result.refused[0][1]] * 2
     assert "called ae title" in result.refused[0][1]
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nowhere = probe.getsockname()[1]
-    result = send(tmp_path, nowhere)
+    result = send(tmp_path, free_port())
     assert (result.acknowledged, len(result.refused)) == (0, 2)
     assert "no connection" in result.refused[0][1]
 

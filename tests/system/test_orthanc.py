@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from service import ROOT, free_port, running, wait_until
+from ports import free_port
+from service import ROOT, running, wait_until
 
 from encoders.phantom import write_studies
 

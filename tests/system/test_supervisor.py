@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import small_encoder
-from service import Service, free_port, running, wait_until
+from ports import free_port
+from service import Service, running, wait_until
 
 from daemon.roles import WORKER_NICENESS
 

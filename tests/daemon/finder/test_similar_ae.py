@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import toy_encoder
 from finder_archive import IMPLICIT, RunningFinder, near
+from ports import free_port
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
@@ -395,9 +395,7 @@ def test_findscu_sees_the_reason_of_a_refusal(running):
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="needs Orthanc (apt install orthanc)")
 def test_orthanc_with_our_dictionary_asks_for_similar_studies(running, tmp_path):
     finder = running(fill)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     configuration = json.loads(ORTHANC_DICTIONARY.read_text()) | {
         "StorageDirectory": str(tmp_path / "orthanc"), "HttpPort": port, "DicomServerEnabled": False,
         "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": [],
