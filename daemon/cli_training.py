@@ -178,7 +178,7 @@ def _checkpoints(
               help="At most this many studies of each source; 0: all.")
 @click.option("--baselines", default="all", show_default=True, type=click.Choice(["all", "quick", "none"]),
               help="quick: raw pixels, frozen ImageNet features, findings only, TF-IDF of the reports. all: also those "
-              "that are trained, on the manifest's train rows, in OUT/baselines (40 minutes of one core for "
+              "that are trained, on the manifest's train rows, in OUT/baselines (35 minutes of one core for "
               "13,000 images; goes on where it stopped): unimodal classifier, Image-MMDL, MMDL, + deep descriptors, + "
               "ranking loss.")
 @click.option("--trained", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TABLE.toml",
