@@ -6,7 +6,8 @@ The bare loop decodes the files with as many processes as the worker has decoder
 batches with as many threads, with the same runtime and at the same niceness: nothing is received, moved, kept or
 committed, and malloc is as it comes. Objects count once a similarity C-FIND finds them. Sender and workstation run on
 the same cores as the service, whose archive holds 10,000 studies from the start: an index of a few hundred vectors is
-searched in another way, which costs more with each object.
+searched in another way, which costs more with each object. The workstation that is timed goes before all others, idle
+or not: a real one has a processor of its own, and need not wait for the sender's turn to end before it reads an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count as counter
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +35,7 @@ _ASSOCIATIONS = 4
 _ROLES = ("listener", "worker", "finder")
 _PATIENCE_S = 300.0                                 # a machine may have other work
 _STUDIES = 10_000                                   # in the archive before anything is sent
+_FIRST = -20                                        # of the workstation that is timed
 _NEARLY = 48                                        # objects: the worker tells once a second how many it has done
 
 
@@ -88,6 +90,18 @@ class Service:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
         self._log.close()
+
+
+@contextmanager
+def _before_all_others() -> Iterator[None]:
+    """Put this thread before all others as far as nice(2) can, where that is allowed."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)      # on Linux: of this thread
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _FIRST)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 def _cpu_s(pid: int) -> float:
@@ -209,12 +223,13 @@ class Bench:
         The example is another study of the archive each time.
         """
         client, times = FindClient(self.service.similar), []
-        while going_on():
-            request = client.request(bulk.study_uid(int(self._rng.integers(_STUDIES))), [])
-            began = time.perf_counter()
-            assert len(client.ask(request)) == 10
-            times.append(time.perf_counter() - began)
-            time.sleep(0.02)
+        with _before_all_others():
+            while going_on():
+                request = client.request(bulk.study_uid(int(self._rng.integers(_STUDIES))), [])
+                began = time.perf_counter()
+                assert len(client.ask(request)) == 10
+                times.append(time.perf_counter() - began)
+                time.sleep(0.02)
         client.release()
         return times
 
