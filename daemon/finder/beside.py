@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from daemon.finder.haste import Urgency
+
 T = TypeVar("T")
 
 
@@ -16,8 +18,8 @@ class Beside:
     def __init__(self, helpers: int | None = None) -> None:
         """Have so many threads; by default one less than there are cores."""
         count = len(os.sched_getaffinity(0)) - 1 if helpers is None else helpers
-        usual = os.getpriority(os.PRIO_PROCESS, 0)  # a helper is started by whom it helps, perhaps in haste
-        self._pool = ThreadPoolExecutor(count, "beside", _be_nice, (usual,)) if count else None
+        usual = Urgency.of_this_thread()            # a helper is started by whom it helps, perhaps in haste
+        self._pool = ThreadPoolExecutor(count, "beside", usual.take) if count else None
 
     def all_of(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Return what the calls return: of the first, which is made in this thread, and of those that no helper had
@@ -26,26 +28,23 @@ class Beside:
         if self._pool is None or len(calls) < 2:
             return [call() for call in calls]
         first, *others = calls
-        niceness = os.getpriority(os.PRIO_PROCESS, 0)
-        begun = [self._pool.submit(_as_nice_as, niceness, call) for call in others]
+        urgency = Urgency.of_this_thread()
+        begun = [self._pool.submit(_as_urgent_as, urgency, call) for call in others]
         found = [first()]
         found += [call() if future.cancel() else future.result() for call, future in zip(others, begun, strict=True)]
         return found
 
 
-def _be_nice(niceness: int) -> None:
-    if os.getpriority(os.PRIO_PROCESS, 0) != niceness:
-        os.setpriority(os.PRIO_PROCESS, 0, niceness)
-
-
-def _as_nice_as(niceness: int, call: Callable[[], T]) -> T:
-    """Return what a call returns that is made with the niceness of the thread that waits for it (`Haste`)."""
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    _be_nice(niceness)
+def _as_urgent_as(urgency: Urgency, call: Callable[[], T]) -> T:
+    """Return what a call returns that is made as urgently as the thread that waits for it runs (`Haste`)."""
+    usual = Urgency.of_this_thread()
+    if urgency == usual:
+        return call()
+    urgency.take()
     try:
         return call()
     finally:
-        _be_nice(usual)
+        usual.take()
 
 
 __all__ = ["Beside"]

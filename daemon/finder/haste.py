@@ -8,23 +8,63 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
-#: So much below the finder's own niceness; with the worker's that makes 19, one weighs 70 times as much as the other.
+#: Where a real-time priority is refused: so much below the finder's own niceness; with the worker's that makes 19, one
+#: weighs 70 times as much as the other.
 NICER = 9
+#: The least real-time priority; sched(7).
+REALTIME = 1
 #: Of one core, by all queries that go before others, and how many seconds of it may be saved up: a flood of queries
 #: holds up neither listener nor worker more than that.
 _SHARE, _SAVED_S = 0.25, 0.1
 
 
-class Haste:
-    """Niceness of a thread that answers queries.
+class Urgency(NamedTuple):
+    """How a thread is scheduled: sched(7) policy, real-time priority (0: none) and niceness."""
 
-    Where the system refuses it (setpriority(2); RLIMIT_NICE, ``LimitNICE=``), and outside Linux, where a niceness is of
-    processes, nothing is done; the log says so once.
+    policy: int
+    priority: int
+    niceness: int
+
+    @classmethod
+    def of_this_thread(cls) -> Urgency:
+        """Return the calling thread's."""
+        found = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        return cls(found, os.sched_getparam(0).sched_priority, os.getpriority(os.PRIO_PROCESS, 0))
+
+    def take(self) -> None:
+        """Schedule the calling thread so; OSError where that is refused. Threads that it starts have no priority."""
+        if self.niceness != os.getpriority(os.PRIO_PROCESS, 0):
+            os.setpriority(os.PRIO_PROCESS, 0, self.niceness)       # on Linux: of this thread
+        os.sched_setscheduler(0, self.policy | os.SCHED_RESET_ON_FORK, os.sched_param(self.priority))
+
+
+def _allowed() -> tuple[Urgency, Urgency] | None:
+    """Return how the calling thread is scheduled, and how it may be in haste; None where it may not."""
+    usual, reason = Urgency.of_this_thread(), None
+    for hasty in (Urgency(os.SCHED_RR, REALTIME, usual.niceness), usual._replace(niceness=usual.niceness - NICER)):
+        try:
+            hasty.take()
+        except OSError as error:
+            reason = error.strerror
+            continue
+        usual.take()
+        return usual, hasty
+    log.info("queries.not_hastened", reason=reason)
+    return None
+
+
+class Haste:
+    """Lets threads that read and answer queries go before others.
+
+    By a real-time priority (``LimitRTPRIO=``; RLIMIT_RTPRIO), which the kernel runs at once, else by a niceness
+    (``LimitNICE=``; RLIMIT_NICE), which it mostly does. Where the system refuses both, and outside Linux, where a
+    niceness is of processes, nothing is done; the log says so once.
     """
 
     def __init__(self, share: float = _SHARE, saved_s: float = _SAVED_S) -> None:
@@ -32,28 +72,21 @@ class Haste:
         self._share, self._saved_s = share, saved_s
         self._left_s, self._at = saved_s, time.monotonic()
         self._counting, self._thread = threading.Lock(), threading.local()
-        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
-        self._refused = not self._try()
+        self._urgencies = _allowed() if sys.platform == "linux" else None
 
-    def _try(self) -> bool:
-        if sys.platform != "linux":
-            return False
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, self._usual - NICER)
-        except OSError as error:
-            log.info("queries.not_hastened", reason=error.strerror)
-            return False
-        os.setpriority(os.PRIO_PROCESS, 0, self._usual)
-        return True
+    def _set(self, is_hastened: bool) -> None:
+        if self._urgencies is not None and getattr(self._thread, "is_hastened", False) is not is_hastened:
+            self._urgencies[is_hastened].take()
+            self._thread.is_hastened = is_hastened
 
     @contextmanager
     def hastened(self) -> Iterator[bool]:
         """Let this thread go before others while the block runs, if there is anything left of the share; tell whether.
 
-        It stays so until `usual`, or until nothing is left: a thread that waits with the usual niceness for the next
-        query first makes up for what it was ahead with this one. Threads that it starts would keep the niceness.
+        It stays so until `usual`, or until nothing is left: a thread that waits as usual for the next query is woken
+        later for it.
         """
-        if self._refused:
+        if self._urgencies is None:
             yield False
             return
         is_hastened = self._may()
@@ -62,22 +95,30 @@ class Haste:
         try:
             yield is_hastened
         finally:
-            if is_hastened:
-                with self._counting:
-                    self._left_s -= time.thread_time() - began
-                    left_s = self._left_s
-                if left_s <= 0:
-                    self._set(False)
+            if is_hastened and self._spend(time.thread_time() - began) <= 0:
+                self._set(False)
+
+    def reads(self) -> None:
+        """Let this thread, which reads what peers send, go before others from now on, if there is anything left.
+
+        To be called with each piece: what the thread has used since the last call is counted.
+        """
+        if self._urgencies is None:
+            return
+        now = time.thread_time()
+        self._spend(now - getattr(self._thread, "read_at", now))
+        self._thread.read_at = now
+        self._set(self._may())
 
     def usual(self) -> None:
-        """Let this thread have the finder's niceness again."""
-        if not self._refused:
-            self._set(False)
+        """Let this thread be scheduled as the finder is."""
+        self._set(False)
 
-    def _set(self, is_hastened: bool) -> None:
-        if getattr(self._thread, "is_hastened", False) is not is_hastened:
-            os.setpriority(os.PRIO_PROCESS, 0, self._usual - NICER * is_hastened)   # on Linux: of this thread
-            self._thread.is_hastened = is_hastened
+    def _spend(self, used_s: float) -> float:
+        """Count CPU time and return what is left."""
+        with self._counting:
+            self._left_s -= used_s
+            return self._left_s
 
     def _may(self) -> bool:
         with self._counting:
@@ -87,4 +128,4 @@ class Haste:
             return self._left_s > 0
 
 
-__all__ = ["NICER", "Haste"]
+__all__ = ["NICER", "REALTIME", "Haste", "Urgency"]

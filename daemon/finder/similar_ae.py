@@ -27,7 +27,7 @@ from daemon.config import Config, Right
 from daemon.finder import identifiers, relay, responses
 from daemon.finder.answers import AnswerWriter, may_be_kept
 from daemon.finder.errors import FinderError, TooManyMatches
-from daemon.finder.exchange import Exchange, QueryingAssociation
+from daemon.finder.exchange import Exchange, QueryingAssociation, QueryingUpperLayer
 from daemon.finder.haste import Haste
 from daemon.finder.similarity import Similarity
 from daemon.finder.wire import Element, Syntax, name_of
@@ -65,9 +65,19 @@ def syntax_of(transfer_syntax: str) -> Syntax:
     return Syntax(transfer_syntax == _IMPLICIT, transfer_syntax != _BIG_ENDIAN)
 
 
+class HastyUpperLayer(QueryingUpperLayer):
+    """One that reads requests before others run: what is read late is answered late."""
+
+    def take_fragment(self, context_id: int, control: int, fragment: memoryview) -> None:
+        """Take a fragment."""
+        self.assoc.service.haste.reads()
+        super().take_fragment(context_id, control, fragment)
+
+
 class SimilarAssociation(QueryingAssociation):
     """An association whose C-FIND, C-MOVE and C-GET requests are answered by `service`."""
 
+    upper_layer = HastyUpperLayer
     service: Service
 
     @cached_property

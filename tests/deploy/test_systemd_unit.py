@@ -11,7 +11,7 @@ import pytest
 
 from daemon import supervisor
 from daemon.config import load
-from daemon.finder.haste import NICER
+from daemon.finder.haste import NICER, REALTIME
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -45,7 +45,9 @@ def test_the_watchdog_waits_until_the_supervisor_has_dealt_with_a_silent_role(se
 
 
 def test_the_unit_lets_queries_go_before_the_worker(service):
+    assert int(service["LimitRTPRIO"]) == REALTIME
     assert int(service["LimitNICE"]) == -NICER
+    assert service.get("RestrictRealtime", "no") == "no"
 
 
 def test_the_environment_of_the_unit_is_one_that_cxrfind_accepts(monkeypatch):

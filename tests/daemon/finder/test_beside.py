@@ -1,4 +1,3 @@
-import os
 import threading
 from functools import partial
 
@@ -6,7 +5,7 @@ import pytest
 from test_haste import needs_right
 
 from daemon.finder.beside import Beside
-from daemon.finder.haste import NICER, Haste
+from daemon.finder.haste import Haste, Urgency
 
 
 def test_all_calls_are_answered_in_their_order_with_and_without_helpers():
@@ -53,14 +52,15 @@ def test_what_goes_wrong_in_a_helper_goes_wrong_in_the_asking_thread():
 
 @needs_right
 def test_a_helper_is_in_haste_while_it_helps_one_who_is_and_not_longer():
-    met, beside, usual = threading.Barrier(2), Beside(1), os.getpriority(os.PRIO_PROCESS, 0)
+    met, beside, usual = threading.Barrier(2), Beside(1), Urgency.of_this_thread()
 
-    def niceness() -> int:
+    def urgency() -> Urgency:
         met.wait()
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return Urgency.of_this_thread()
 
     haste = Haste()
     with haste.hastened():                          # starts the helper
-        assert beside.all_of([niceness, niceness]) == [usual - NICER, usual - NICER]
+        hasty = Urgency.of_this_thread()
+        assert beside.all_of([urgency, urgency]) == [hasty, hasty] != [usual, usual]
     haste.usual()
-    assert beside.all_of([niceness, niceness]) == [usual, usual]
+    assert beside.all_of([urgency, urgency]) == [usual, usual]

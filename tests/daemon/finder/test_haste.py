@@ -15,42 +15,56 @@ from pynetdicom.sop_class import Verification
 from daemon.finder import private
 from daemon.finder.haste import NICER, Haste
 
-#: Prints the log, then niceness within and after, relative to that before.
-_WITHOUT_RIGHT = """
-import os, resource
+#: Refuses what its argument names, as the kernel does without the right, and prints the log, then policy and niceness
+#: within, in a thread that was started within, and after, niceness relative to that before.
+_REFUSED = """
+import os, sys, threading
 from daemon.finder.haste import Haste
-resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
-if os.geteuid() == 0:
-    os.setuid(65534)
+real = os.sched_setscheduler
+def without_right(thread, policy, parameters):
+    if policy & os.SCHED_RR:
+        raise PermissionError(1, "Operation not permitted")
+    real(thread, policy, parameters)
+if sys.argv[1] == "real-time":
+    os.sched_setscheduler = without_right
+elif sys.argv[1] == "all":
+    import resource
+    resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+    if os.geteuid() == 0:
+        os.setuid(65534)
 usual = os.getpriority(os.PRIO_PROCESS, 0)
-with Haste().hastened() as is_hastened:
-    print(is_hastened, os.getpriority(os.PRIO_PROCESS, 0) - usual)
-print(os.getpriority(os.PRIO_PROCESS, 0) - usual)
+def tell():
+    print(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.getpriority(os.PRIO_PROCESS, 0) - usual)
+haste = Haste()
+with haste.hastened():
+    tell()
+    thread = threading.Thread(target=tell)
+    thread.start()
+    thread.join()
+haste.usual()
+tell()
 """
 
 
-def _niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-
-def _threads() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/task")]
-
-
-def _niceness_of(thread: int) -> int:
+def _is_in_haste(thread: int = 0) -> bool:
     try:
-        return os.getpriority(os.PRIO_PROCESS, thread)
+        return bool(os.sched_getscheduler(thread) & os.SCHED_RR)
     except ProcessLookupError:                      # it has just ended
-        return _niceness()
+        return False
 
 
-def _may_be_less_nice() -> bool:
-    script = f"import os; os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - {NICER})"
+def _threads_in_haste() -> int:
+    return sum(_is_in_haste(int(name)) for name in os.listdir("/proc/self/task"))
+
+
+def _may_be_hasty() -> bool:
+    script = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     return sys.platform == "linux" and done.returncode == 0
 
 
-needs_right = pytest.mark.skipif(not _may_be_less_nice(), reason="needs RLIMIT_NICE or CAP_SYS_NICE")
+needs_right = pytest.mark.skipif(not _may_be_hasty(), reason="needs RLIMIT_RTPRIO or CAP_SYS_NICE")
 
 
 def _spend(cpu_s: float) -> None:
@@ -61,56 +75,72 @@ def _spend(cpu_s: float) -> None:
 
 @needs_right
 def test_a_hastened_thread_goes_before_others_and_no_other_thread_with_it():
-    usual, seen, begun = _niceness(), [], threading.Event()
+    seen, begun = [], threading.Event()
 
     def look() -> None:
         begun.wait()
-        seen.append(_niceness())
+        seen.append(_is_in_haste())
 
     other = threading.Thread(target=look)
     other.start()
     haste = Haste()
     with haste.hastened() as is_hastened:
-        assert (is_hastened, _niceness()) == (True, usual - NICER)
+        assert (is_hastened, _is_in_haste()) == (True, True)
         begun.set()
         other.join()
     haste.usual()
-    assert (seen, _niceness()) == ([usual], usual)
+    assert (seen, _is_in_haste()) == ([False], False)
 
 
 @needs_right
 def test_a_thread_waits_in_haste_for_its_next_query_and_not_for_anything_else():
-    usual, haste = _niceness(), Haste()
+    haste = Haste()
     for _ in range(2):
         with haste.hastened():
             pass
-        assert _niceness() == usual - NICER
+        assert _is_in_haste()
     haste.usual()
     haste.usual()
-    assert _niceness() == usual
+    assert not _is_in_haste()
 
 
 @needs_right
 def test_what_all_queries_may_take_comes_to_an_end():
-    usual, haste = _niceness(), Haste(share=0.0, saved_s=0.05)
+    haste = Haste(share=0.0, saved_s=0.05)
     with haste.hastened() as first:
         _spend(0.1)
-    assert _niceness() == usual
+    assert not _is_in_haste()
     with haste.hastened() as second:
-        assert _niceness() == usual
+        assert not _is_in_haste()
     assert (first, second) == (True, False)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a thread has a niceness of its own on Linux only")
-def test_where_the_system_refuses_queries_are_answered_at_the_usual_niceness_and_the_log_says_so():
-    done = subprocess.run([sys.executable, "-c", _WITHOUT_RIGHT], capture_output=True, text=True, check=True)
-    assert done.stdout.count("queries.not_hastened") == 1
-    assert done.stdout.splitlines()[-2:] == ["False 0", "0"]
+@needs_right
+def test_a_thread_that_reads_is_in_haste_from_its_first_piece_on_until_it_has_used_up_what_there_is():
+    haste = Haste(share=0.0, saved_s=0.05)
+    haste.reads()
+    assert _is_in_haste()
+    _spend(0.1)
+    haste.reads()
+    assert not _is_in_haste()
 
 
 @needs_right
-@pytest.mark.parametrize(("key", "value", "nicer"), [("QueryUID", "1.1", NICER), ("QueryText", "effusion", 0)])
-def test_queries_by_example_are_hastened_and_those_by_text_are_not(running, monkeypatch, key, value, nicer):
+@pytest.mark.parametrize(
+    ("refused", "within"),
+    [("", f"{os.SCHED_RR} 0"), ("real-time", f"{os.SCHED_OTHER} {-NICER}"), ("all", f"{os.SCHED_OTHER} 0")],
+)
+def test_queries_are_as_hasty_as_the_system_allows_and_the_log_says_where_it_does_not(refused, within):
+    command = [sys.executable, "-c", _REFUSED, refused]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *logged, first, started, after = done.stdout.splitlines()
+    assert (first, started, after) == (within, "0 0", "0 0")
+    assert done.stdout.count("queries.not_hastened") == len(logged) == (refused == "all")
+
+
+@needs_right
+@pytest.mark.parametrize(("key", "value", "hasty"), [("QueryUID", "1.1", True), ("QueryText", "effusion", False)])
+def test_queries_by_example_are_hastened_and_those_by_text_are_not(running, monkeypatch, key, value, hasty):
     seen = []
 
     class WatchingEncoder(toy_encoder.ToyEncoder):
@@ -119,7 +149,7 @@ def test_queries_by_example_are_hastened_and_those_by_text_are_not(running, monk
             self.card = {}                          # `score` is asked then
 
         def score(self, cosines, query, entry):
-            seen.append(_niceness())
+            seen.append(_is_in_haste())
             return super().score(cosines, query, entry)
 
     monkeypatch.setattr(toy_encoder, "ToyEncoder", WatchingEncoder)
@@ -129,11 +159,11 @@ def test_queries_by_example_are_hastened_and_those_by_text_are_not(running, monk
     identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", ""
     private.add(identifier, key, value)
     assert finder.ask(identifier)[-1][0].Status == 0x0000
-    assert set(seen) == {_niceness() - nicer}
+    assert set(seen) == {hasty}
 
 
 @needs_right
-def test_after_a_refusal_or_another_request_a_thread_is_no_longer_in_haste(running):
+def test_after_a_refusal_or_another_request_only_the_thread_that_reads_is_in_haste(running):
     finder = running(lambda archive: archive.commit(archive.image("1.1", vector=np.eye(toy_encoder.DIM)[0])))
     asked = {"known": ("QueryUID", "1.1"), "unknown": ("QueryUID", "1.2")}
     identifiers = {}
@@ -145,7 +175,6 @@ def test_after_a_refusal_or_another_request_a_thread_is_no_longer_in_haste(runni
     scu.add_requested_context(FIND)
     scu.add_requested_context(Verification)
     association = scu.associate("127.0.0.1", finder.facts["port"], ae_title="CXRSIMILAR")
-    before = {_niceness_of(thread) for thread in _threads()}
     seen = []
     for ask in (
         lambda: list(association.send_c_find(identifiers["known"], FIND)),
@@ -154,7 +183,6 @@ def test_after_a_refusal_or_another_request_a_thread_is_no_longer_in_haste(runni
         association.send_c_echo,
     ):
         ask()
-        seen.append(sorted({_niceness_of(thread) for thread in _threads()} - before))
+        seen.append(_threads_in_haste())
     association.release()
-    usual = _niceness()
-    assert seen == [[usual - NICER], [], [usual - NICER], []]
+    assert seen == [2, 1, 2, 1]                     # one reads
