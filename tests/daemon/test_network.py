@@ -42,7 +42,14 @@ def call(running, calling="WORKSTATION", called="CXRSIMILAR", tls_args=None):
     return ae.associate("127.0.0.1", running.port, ae_title=called, tls_args=tls_args)
 
 
-def rejection_of(assoc):
+def rejection_of(running, **caller):
+    """Return how a call is rejected.
+
+    pynetdicom looks whether it could connect when the answer may have come, and the connection been closed behind it:
+    such a call is "aborted" at its own side, and is made again.
+    """
+    calls = (call(running, **caller) for _ in range(10))
+    assoc = next(each for each in calls if not each.is_aborted)
     assert assoc.is_rejected
     answer = assoc.acceptor.primitive
     return answer.result, answer.result_source, answer.diagnostic
@@ -92,15 +99,15 @@ def test_rights_follow_title_address_and_certificate(caller, rights):
 
 def test_an_unknown_called_title_is_rejected_as_the_standard_says():
     with server() as running:
-        assert rejection_of(call(running, called="OTHER")) == (1, 1, 7)
+        assert rejection_of(running, called="OTHER") == (1, 1, 7)
 
 
 def test_a_caller_without_the_right_is_rejected_as_the_standard_says():
     peers = (PeerSection(ae_title="SENDER", rights=("store",)), PeerSection(ae_title="FAR", address="192.0.2.1"))
     with server(peers) as running:
-        assert rejection_of(call(running, calling="SENDER")) == (1, 1, 3)
-        assert rejection_of(call(running, calling="FAR")) == (1, 1, 3)
-        assert rejection_of(call(running, calling="NOBODY")) == (1, 1, 3)
+        assert rejection_of(running, calling="SENDER") == (1, 1, 3)
+        assert rejection_of(running, calling="FAR") == (1, 1, 3)
+        assert rejection_of(running, calling="NOBODY") == (1, 1, 3)
 
 
 @pytest.mark.parametrize("limit", ["maximum_associations", "maximum_associations_per_address"])
@@ -108,7 +115,7 @@ def test_more_associations_than_allowed_are_rejected_for_now_and_welcome_later(l
     with server(**{limit: 1}) as running:
         first = call(running)
         assert first.is_established
-        assert rejection_of(call(running)) == (2, 3, 2)
+        assert rejection_of(running) == (2, 3, 2)
         first.release()
         for _ in range(50):                         # the place is free as soon as our thread has noticed
             again = call(running)
@@ -272,7 +279,7 @@ def test_over_tls_a_silent_client_delays_nobody_and_rights_follow_the_certificat
     with server(peers, tls=_tls(certificate), acse_timeout_s=600) as running:
         silent = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(3)]
         assert echo(call(running, tls_args=_client(certificate))) == 0
-        assert rejection_of(call(running, calling="OTHER", tls_args=_client(certificate))) == (1, 1, 3)
+        assert rejection_of(running, calling="OTHER", tls_args=_client(certificate)) == (1, 1, 3)
         for connection in silent:
             connection.close()
 
