@@ -38,8 +38,6 @@ class Beside:
 def _as_urgent_as(urgency: Urgency, call: Callable[[], T]) -> T:
     """Return what a call returns that is made as urgently as the thread that waits for it runs (`Haste`)."""
     usual = Urgency.of_this_thread()
-    if urgency == usual:
-        return call()
     urgency.take()
     try:
         return call()

@@ -39,9 +39,11 @@ class Urgency(NamedTuple):
 
     def take(self) -> None:
         """Schedule the calling thread so; OSError where that is refused. Threads that it starts have no priority."""
+        if self == Urgency.of_this_thread():
+            return                                  # nothing is asked of a system that refuses all of it
+        os.sched_setscheduler(0, self.policy | os.SCHED_RESET_ON_FORK, os.sched_param(self.priority))
         if self.niceness != os.getpriority(os.PRIO_PROCESS, 0):
             os.setpriority(os.PRIO_PROCESS, 0, self.niceness)       # on Linux: of this thread
-        os.sched_setscheduler(0, self.policy | os.SCHED_RESET_ON_FORK, os.sched_param(self.priority))
 
 
 def _allowed() -> tuple[Urgency, Urgency] | None:
