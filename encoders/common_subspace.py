@@ -117,6 +117,7 @@ class CommonSubspaceEncoder:
         self._runtime = runtime
         self._engine: Engine | None = None
         self._opening = threading.Lock()
+        self._squeezing = ThreadPoolExecutor(torch.get_num_threads(), "squeeze")    # threads that it starts when needed
         shape = card["architecture"]
         text = restore_text_tower(shape["text"], _part(tensors, "text."))
         tower = build_image_tower(shape["image"]["tower"], pretrained=False)
@@ -182,8 +183,7 @@ class CommonSubspaceEncoder:
     def _inputs(self, images: Sequence[Float32]) -> Float32:  # -> (n, rows, columns): standardised sheets
         sizes = self.constants.sizes
         if len(images) > 1:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                sheets = list(pool.map(lambda image: sheet(image, sizes), images))
+            sheets = list(self._squeezing.map(lambda image: sheet(image, sizes), images))
         else:
             sheets = [sheet(image, sizes) for image in images]
         return standardise(np.stack(sheets), self.constants)

@@ -69,21 +69,19 @@ def sheet_shape(sizes: Sequence[int]) -> tuple[int, int]:
 
 def squeeze(pixels: Float32, size: int) -> Float32:
     """Return float32 (size, size): the image resized with antialiasing, aspect ratio given up."""
-    clean = np.ascontiguousarray(pixels, dtype=np.float32)
-    if not np.isfinite(clean.sum()):
-        clean = np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
-    if clean.shape == (size, size):
-        return clean
-    return np.asarray(Image.fromarray(clean).resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
+    return sheet(pixels, (size,))
 
 
 def sheet(pixels: Float32, sizes: Sequence[int]) -> Float32:
     """Return float32 (rows, columns): the image squeezed to each of the sizes, never one made of another."""
-    if len(sizes) == 1:
-        return squeeze(pixels, sizes[0])
+    clean = np.ascontiguousarray(pixels, dtype=np.float32)
+    if not np.isfinite(clean.sum()):
+        clean = np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
+    picture = Image.fromarray(clean)                                # copied twice: once for all sizes
     result = np.zeros(sheet_shape(sizes), np.float32)
     for size, place in places(sizes).items():
-        result[place] = squeeze(pixels, size)
+        square = clean.shape == (size, size)
+        result[place] = clean if square else np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
     return result
 
 

@@ -1,8 +1,9 @@
 """Images a second of the image tower: optional runtimes beside torch's eager mode, which every model starts with.
 
-What is timed takes preprocessed images and gives what vectors are made of: features, embedding, logits. The last ratio
-is of whole `encode_images` calls, with squeezing and standardising. A runtime that the comparison with torch at the
-start refuses for this checkpoint is measured, too; a note says so.
+What is timed takes preprocessed images and gives what vectors are made of: features, embedding, logits. The last ratios
+are of whole `encode_images` calls, with squeezing and standardising. A runtime that the comparison with torch at the
+start refuses for this checkpoint is measured, too; a note says so. Torch is as it comes, but for one ratio: glibc's
+malloc gives memory back to the kernel after each layer, and the worker has it keep it (daemon.roles.keep_memory).
 
 The ratios with one thread are of images a second of CPU time, which other programs on the same cores hardly change;
 with several threads a busy machine makes torch look far slower than it is, for its threads wait for one another.
@@ -10,9 +11,14 @@ with several threads a busy machine makes torch look far slower than it is, for 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -20,9 +26,8 @@ import numpy as np
 import torch
 
 from encoders.common_subspace import CommonSubspaceEncoder
-from encoders.phantom import draw
 from encoders.preprocess import sheet_shape
-from encoders.runtimes import OPTIONAL, Engine, RuntimeChoice, missing_packages
+from encoders.runtimes import OPTIONAL, Engine, missing_packages
 from encoders.runtimes.engines import ENGINES, TorchEngine
 from encoders.runtimes.graph import GraphFile, ImageGraph
 from encoders.towers.model import MultimodalModel
@@ -110,7 +115,7 @@ def run(options: harness.Options) -> harness.Suite:
         found = engines(case, options)
         for count in BATCHES:
             compare(suite, found, case, count, "", time.perf_counter, options.rounds)
-    _whole_calls(suite, encoder, options)
+    _whole_calls(suite, options)
     return suite
 
 
@@ -145,20 +150,73 @@ def _exported() -> set[str]:
     return {f"{name} {each}" for name in OPTIONAL if not missing_packages(name) for each in ENGINES[name].precisions()}
 
 
-def _whole_calls(suite: harness.Suite, encoder: CommonSubspaceEncoder, options: harness.Options) -> None:
-    """Add encode_images of batches as the worker sends them, by torch and by what ``auto`` chooses."""
-    chosen = CommonSubspaceEncoder.load(runtime=RuntimeChoice("auto", "auto", options.work))
-    images = [draw(seed, 512)[0] for seed in range(8)]
-    values: tuple[list[float], list[float]] = ([], [])
-    for each in (encoder, chosen):
-        each.encode_images(images)
-    for _ in range(options.rounds):
-        for measured, each in zip(values, (chosen, encoder), strict=True):
-            measured.append(images_per_second(each.encode_images, images))
-    name = f"auto: {chosen.runtime}"
-    suite.figures.append(harness.Figure(f"{name}, whole calls of 8 images of 512 px", "images/s", tuple(values[0])))
-    suite.figures.append(harness.Figure("torch f32, whole calls of 8 images of 512 px", "images/s", tuple(values[1])))
-    suite.ratios.append(harness.ratio(f"{name} / torch, whole calls", values[0], values[1], TARGET))
+#: encode_images of batches as the worker sends them: images a second for each line read. Arguments: runtime, cache, and
+#: whether malloc keeps memory as in the worker, or is as it comes.
+_WHOLE = """
+import sys
+from pathlib import Path
+from bench_encoder import images_per_second
+from daemon.roles import keep_memory
+from encoders.common_subspace import CommonSubspaceEncoder
+from encoders.runtimes import RuntimeChoice
+runtime, cache, memory = sys.argv[1:]
+if memory == "kept":
+    keep_memory()
+encoder = CommonSubspaceEncoder.load(runtime=RuntimeChoice(runtime, "auto", Path(cache)))
+images = [draw(seed, 512)[0] for seed in range(8)]
+encoder.encode_images(images)
+print(encoder.runtime, flush=True)
+for line in sys.stdin:
+    print(images_per_second(encoder.encode_images, images), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def _process(runtime: str, memory: str, cache: Path) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Give the name of what computes in a process of its own, and a function that measures whole calls there."""
+    here = Path(__file__).parent
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
+    command = [sys.executable, "-c", _WHOLE, runtime, str(cache), memory]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask, answers = process.stdin, process.stdout
+
+        def measured() -> float:
+            print(file=ask, flush=True)
+            return float(answers.readline())
+
+        line = next((line for line in answers if line.startswith(("torch", *OPTIONAL))), "")
+        yield line.strip(), measured
+        ask.close()
+
+
+def _whole_calls(suite: harness.Suite, options: harness.Options) -> None:
+    """Add whole calls by what ``auto`` chooses, beside torch as it comes, and with the worker's memory settings.
+
+    Each in a process of its own: what one runtime has freed, malloc keeps for the next.
+    """
+    what = "whole calls of 8 images of 512 px"
+    with contextlib.ExitStack() as stack:
+        found = {
+            (runtime, memory): stack.enter_context(_process(runtime, memory, options.work))
+            for runtime, memory in (("auto", "kept"), ("torch", "as it comes"), ("torch", "kept"))
+        }
+        values: dict[tuple[str, str], list[float]] = {key: [] for key in found}
+        for _ in range(options.rounds):
+            for key, (_, measured) in found.items():
+                values[key].append(measured())
+    name = f"auto: {found['auto', 'kept'][0]}"
+    for (runtime, memory), measured in values.items():
+        title = name if runtime == "auto" else found[runtime, memory][0]
+        suite.figures.append(harness.Figure(f"{title}, {what}, memory {memory}", "images/s", tuple(measured)))
+    ours = values["auto", "kept"]
+    suite.ratios += [
+        harness.ratio(f"{name} / torch, whole calls", ours, values["torch", "as it comes"], TARGET),
+        harness.ratio(f"{name} / torch with the worker's memory settings, whole calls", ours, values["torch", "kept"]),
+    ]
 
 
 if __name__ == "__main__":
