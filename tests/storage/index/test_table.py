@@ -25,6 +25,7 @@ def test_whatever_comes_and_goes_many_labels_are_found_as_few_are(monkeypatch, s
         known = sorted(live & set(asked.tolist()))
         assert held._labels[held.live_rows_of(asked)].tolist() == known
         assert held.live_nodes_of(asked).tolist() == sorted(set(held.nodes_of(np.asarray(known)).tolist()))
+        assert held.live_node_ids().tolist() == sorted(set(held.nodes_of(np.asarray(sorted(live))).tolist()))
 
 
 @pytest.mark.parametrize("rows", [np.ones((5, 64), dtype=np.int8), np.arange(7), np.array([b"1.2.3", b"4"])])
