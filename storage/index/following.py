@@ -25,6 +25,7 @@ from storage.base import (
     StorageError,
 )
 from storage.index.owners import Owners
+from storage.index.pages import give_back
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
 from storage.snapshot import SnapshotManifest, load_snapshot, save_snapshot
@@ -99,7 +100,15 @@ class IndexSet:
         directory : Path
             Folder of the snapshots; made when missing, may be deleted at any time while the service is stopped.
         """
-        opened = cls(catalogue, generation, directory, settings or IndexSettings())
+        opened = cls._opened(catalogue, generation, directory, settings or IndexSettings())
+        give_back()
+        return opened
+
+    @classmethod
+    def _opened(
+        cls, catalogue: Catalogue, generation: Generation, directory: Path, settings: IndexSettings
+    ) -> IndexSet:
+        opened = cls(catalogue, generation, directory, settings)
         if opened._restore():
             try:
                 if opened.sequence <= catalogue.sequence():
@@ -110,7 +119,7 @@ class IndexSet:
                 return opened
             log.warning("index.snapshot_disagreed", generation=generation.generation_id)
             shutil.rmtree(opened._directory, ignore_errors=True)    # of another database, or one from a backup
-            opened = cls(catalogue, generation, directory, opened._settings)
+            opened = cls(catalogue, generation, directory, settings)
         opened.follow()
         log.info("index.rebuilt", generation=generation.generation_id, vectors=sum(opened.counts().values()))
         return opened

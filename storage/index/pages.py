@@ -1,4 +1,4 @@
-"""Huge pages, given back to memory that has lost them by being moved."""
+"""What the kernel is told of this process's memory: which is free, and what shall lie in huge pages again."""
 
 from __future__ import annotations
 
@@ -38,3 +38,13 @@ def collapse(smaps: Path = Path("/proc/self/smaps")) -> None:
         size = int(head[2], 16) // _HUGE_BYTES * _HUGE_BYTES - start
         if size >= _HUGE_BYTES:
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_COLLAPSE)
+
+
+def give_back() -> None:
+    """Give the kernel what malloc holds and nobody uses, where the C library is glibc.
+
+    To load an index, or to build it, takes arrays for a while; 4 MB of what was freed stayed beside 160,000 vectors.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

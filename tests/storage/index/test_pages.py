@@ -1,8 +1,9 @@
-"""A graph that grows keeps its huge pages."""
+"""A graph that grows keeps its huge pages; what is freed goes back to the kernel."""
 
 import ctypes
 import mmap
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,20 @@ index.add(np.arange(9000, 12000), rows(3000))
 print(*shares())
 """
 
+_FREED = """
+from storage.index.pages import give_back
+def held():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+empty = held()
+blocks = [bytes(4000) for _ in range(10_000)]
+last = bytes(4000)
+full = held()
+del blocks
+freed = held()
+give_back()
+print(full - empty, freed - empty, held() - empty)
+"""
+
 
 def _can_collapse():
     if not _ENABLED.exists() or "[never]" in _ENABLED.read_text():
@@ -59,3 +74,14 @@ def test_memory_that_cannot_be_looked_at_is_left_alone(tmp_path):
     collapse(tmp_path / "none")
     (tmp_path / "other").write_text("nothing that Linux writes\n")
     collapse(tmp_path / "other")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+def test_what_is_freed_below_a_block_in_use_goes_back_to_the_kernel():
+    output = subprocess.run(
+        [sys.executable, "-c", _FREED], cwd=_ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    full, freed, left = map(int, output.split())                            # kB
+    assert full > 38_000
+    assert freed > 30_000                                                   # malloc alone keeps it
+    assert left < 4_000
