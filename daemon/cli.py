@@ -31,7 +31,7 @@ def run(config_path: Path | None, role: str | None, index: int) -> None:
     config = load(config_path)
     os.umask(os.umask(0o077) | 0o007)               # what is kept of patients is nobody else's to read
     if role:
-        if role == "worker":                        # before numpy is imported: threads of OpenBLAS that wait spin
+        if role != "listener":                      # before numpy is imported: threads of OpenBLAS that wait spin
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from daemon import roles
 

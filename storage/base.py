@@ -350,6 +350,9 @@ class Catalogue(Protocol):
         In order of their UIDs; fewer than `limit` only at the end.
         """
 
+    def vector_counts(self, generation_id: int) -> dict[Kind, int]:
+        """Return how many live vectors a generation has, by kind; no kind without any."""
+
     def labels(self, generation_id: int) -> Int64:
         """Return every live label of a generation, ascending."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, case, func, select, union_all
+from sqlalchemy import BindParameter, ColumnElement, Connection, ScalarSelect, bindparam, case, func, select, union_all
 
 from storage.base import (
     Changes,
@@ -69,6 +69,12 @@ def changes(connection: Connection, generation_id: int, after: int, limit: int) 
         added=tuple(embedding_rows([row for row in added if row.sequence <= reached])),
         removed=tuple(row.label for row in removed if row.sequence <= reached),
     )
+
+
+def vector_counts(connection: Connection, generation_id: int | ScalarSelect[int]) -> dict[Kind, int]:
+    """See `Catalogue.vector_counts`."""
+    of_generation = select(embeddings.c.kind, func.count()).where(embeddings.c.generation_id == generation_id)
+    return {Kind(kind): count for kind, count in connection.execute(of_generation.group_by(embeddings.c.kind))}
 
 
 def labels(connection: Connection, generation_id: int) -> Int64:
@@ -322,14 +328,7 @@ def counts(connection: Connection) -> dict[str, int]:
         )
     }
     active = select(generations.c.generation_id).where(generations.c.active).scalar_subquery()
-    by_kind: dict[str, int] = {
-        row.kind: row.number
-        for row in connection.execute(
-            select(embeddings.c.kind, func.count().label("number"))
-            .where(embeddings.c.generation_id == active)
-            .group_by(embeddings.c.kind)
-        )
-    }
+    by_kind = vector_counts(connection, active)
     shown = studies.c.instance_count > 0
     return {
         "studies": one(select(func.count()).select_from(studies).where(shown)),

@@ -147,6 +147,10 @@ class SqlCatalogue:
         with self._database.reading() as connection:
             return reading.studies_from(connection, after_uid, limit)
 
+    def vector_counts(self, generation_id: int) -> dict[Kind, int]:
+        with self._database.reading() as connection:
+            return reading.vector_counts(connection, generation_id)
+
     def labels(self, generation_id: int) -> Int64:
         with self._database.reading() as connection:
             return reading.labels(connection, generation_id)

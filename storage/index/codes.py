@@ -64,10 +64,14 @@ class CodeRows:
         self._codes: NDArray[np.int8] = np.zeros((0, dim), dtype=np.int8)
         self._steps: Float32 = np.zeros(0, dtype=np.float32)
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many rows in all."""
+        self._codes, self._steps = grown(self._codes, count), grown(self._steps, count)  # type: ignore[assignment]
+
     def append(self, vectors: Float32) -> None:
         """Append vectors, float32 (n, dim), unit rows."""
         end = self.count + len(vectors)
-        self._codes, self._steps = grown(self._codes, end), grown(self._steps, end)  # type: ignore[assignment]
+        self.reserve(end)
         for start in range(0, len(vectors), _CODED_AT_ONCE):
             some = vectors[start : start + _CODED_AT_ONCE]
             rows = slice(self.count + start, self.count + start + len(some))
@@ -119,7 +123,8 @@ class CodeRows:
         if codes.shape != (rows.count, dim) or codes.dtype != np.int8 or steps.dtype != np.float32:
             raise StorageError(f"{_FILE} does not hold codes of dim {dim}; rebuild the index")
         # with room to spare from the start: the first addition would copy all, and glibc keeps much of what is freed
-        rows._codes, rows._steps = grown(codes, rows.count + 1), grown(steps, rows.count + 1)  # type: ignore[assignment]
+        rows._codes, rows._steps = codes, steps
+        rows.reserve(rows.count + 1)
         return rows
 
 

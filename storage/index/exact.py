@@ -39,6 +39,11 @@ class ExactIndex:
         with self._lock.reading():
             return self._table.live_labels()
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many vectors in all."""
+        with self._lock.writing():
+            self._vectors = grown(self._vectors, count)  # type: ignore[assignment]
+
     def add(self, labels: Int64, vectors: Float32) -> None:
         """Add vectors of unit length under new labels; all or none (BadVector, BadLabel)."""
         with self._lock.writing():

@@ -130,6 +130,9 @@ class IndexSet:
         """Apply what happened in the Catalogue since the last call; return how many vectors came or went."""
         applied = 0
         with self._changing, ThreadPoolExecutor(1, "index-follow") as ahead:
+            if not self.sequence:                                   # everything is still to come
+                for kind, count in self._catalogue.vector_counts(self.generation.generation_id).items():
+                    self._indexes[kind].reserve(count)
             batch = _FIRST_BATCH
             changes = self._changes_after(self.sequence, batch)
             while changes.sequence != self.sequence:

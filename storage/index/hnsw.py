@@ -109,6 +109,20 @@ class HnswIndex:
 
     # ------------------------------------------------------------------------------------ changes
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many vectors in all.
+
+        A graph that grows step by step is moved each time, and loses its huge pages; codes are copied each time.
+        """
+        with self._writer, self._lock.writing():
+            if count > self._graph.get_max_elements():
+                capacity = count * 9 // 8                           # as much to spare as `load` leaves
+                if self._table.nodes:
+                    self._graph.resize_index(capacity)
+                else:
+                    self._graph = self._new_graph(capacity)
+            self._codes.reserve(count)
+
     def add(self, labels: Int64, vectors: Float32) -> None:
         """Add vectors of unit length under new labels; all or none (BadVector, BadLabel)."""
         with self._writer:

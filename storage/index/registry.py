@@ -14,6 +14,9 @@ from storage.index.hnsw import HnswIndex
 class LabelledIndex(VectorIndex, Protocol):
     """A VectorIndex that can also answer in columns, tell what it holds, and whom it misses."""
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many vectors in all: that many are about to be added."""
+
     def nearest(self, vector: Float32, k: int, allowed: Int64 | None = None) -> Neighbours:
         """Return what `search` does, as columns: a query of 100 answers has better to do than to make objects."""
 

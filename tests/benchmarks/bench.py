@@ -35,8 +35,9 @@ TIMEOUT_S, TIMEOUT_FULL_S = 600, 3 * 3600
 ERROR_LINES = 30
 #: Suites that do the finder's work, and their peers beside it, in their own process: with its environment.
 AS_FINDER = ("growth", "query", "search", "start")
-#: As cxrfind run --role worker: numpy's threads would spin on beside those that encode.
-ENVIRONMENTS = {name: FINDER_ENVIRONMENT for name in AS_FINDER} | {"encoder": {"OPENBLAS_NUM_THREADS": "1"}}
+#: As cxrfind run sets it for worker and finder: numpy's threads would spin on beside those that encode or build graphs.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENTS = {name: FINDER_ENVIRONMENT | _ONE_THREAD for name in AS_FINDER} | {"encoder": _ONE_THREAD}
 PROFILES = {"flamegraph": "svg", "speedscope": "speedscope.json"}
 
 

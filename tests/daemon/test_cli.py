@@ -48,14 +48,15 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_worker_s_numpy_is_imported_only_after_it_has_been_told_to_use_one_thread(tmp_path):
+@pytest.mark.parametrize("role", ["worker", "finder"])
+def test_a_role_s_numpy_is_imported_only_after_it_has_been_told_to_use_one_thread(tmp_path, role):
     (tmp_path / "probe.py").write_text(
         "import os\nfrom encoders.base import CheckpointError\n"
         "def encoder(*_): raise CheckpointError(os.environ['OPENBLAS_NUM_THREADS'])\n"
     )
     (tmp_path / "cxrfind.toml").write_text('[encoder]\ntype = "probe:encoder"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "daemon", "run", "--role", "worker", "--config", "cxrfind.toml"], cwd=tmp_path,
+        [sys.executable, "-m", "daemon", "run", "--role", role, "--config", "cxrfind.toml"], cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS", "CXRFIND"))},
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """An archive to fill: records as a worker would make them, and a follower that replays the Catalogue's changes."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -112,6 +113,8 @@ class Archive:
             if changes.sequence == self._after:
                 break
             self._after = changes.sequence
+        counts = self.catalogue.vector_counts(self.generation.generation_id)
+        assert not quiet or counts == Counter(row.kind for row in self._rows.values())
         assert not quiet or sorted(self._rows) == self.catalogue.labels(self.generation.generation_id).tolist()
         return sorted(self._rows.values(), key=lambda row: row.label)
 

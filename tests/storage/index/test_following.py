@@ -38,6 +38,14 @@ def test_what_is_committed_is_found_after_following(archive, open_set):
     assert best.similarity == pytest.approx(1, abs=1e-5)
 
 
+def test_a_graph_that_is_built_from_the_catalogue_has_room_for_all_from_the_start(archive, tmp_path):
+    archive.commit(*(archive.image(f"1.{n}") for n in range(1100)))
+    settings = IndexSettings(threads=1)
+    indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", settings)
+    assert indexes._indexes[Kind.IMAGE]._graph.get_max_elements() == 1100 * 9 // 8
+    assert len(indexes._indexes[Kind.IMAGE]) == 1100
+
+
 def test_what_is_rejected_or_replaced_is_no_longer_found(archive, open_set):
     archive.commit(archive.image("1.1", 1), archive.image("1.1", 2), archive.image("1.2"))
     indexes = open_set()

@@ -50,6 +50,19 @@ def test_search_returns_the_nearest_best_first_with_their_cosines(name):
         assert np.allclose([n.similarity for n in found], vectors[labels_of(found)] @ query, atol=1e-5)
 
 
+@pytest.mark.parametrize("before", [0, 300])
+def test_room_made_beforehand_changes_no_answer(name, before):
+    vectors = unit_rows(2000)
+    index = make(name, vectors[:before])
+    index.reserve(2000)
+    index.reserve(10)                                                       # there is room already
+    if before:
+        assert labels_of(index.search(vectors[7], 1)) == [7]
+    index.add(np.arange(before, 2000), vectors[before:])
+    for query in unit_rows(20, seed=1):
+        assert labels_of(index.search(query, 10)) == truth(vectors, query, 10)
+
+
 def test_a_query_of_any_length_is_taken_as_a_direction(name):
     vectors = unit_rows(50)
     index = make(name, vectors)
