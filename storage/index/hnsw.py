@@ -58,6 +58,11 @@ _FEW = 2
 _SEED = 100
 
 
+def _with_room(count: int) -> int:
+    """Return the capacity of a graph that begins with so many nodes; each that is spare takes 44 bytes."""
+    return count + max(1024, count // 128)
+
+
 class HnswIndex:
     """A VectorIndex over an hnswlib graph whose labels are the nodes of a LabelTable.
 
@@ -116,11 +121,10 @@ class HnswIndex:
         """
         with self._writer, self._lock.writing():
             if count > self._graph.get_max_elements():
-                capacity = count * 9 // 8                           # as much to spare as `load` leaves
                 if self._table.nodes:
-                    self._graph.resize_index(capacity)
+                    self._graph.resize_index(_with_room(count))
                 else:
-                    self._graph = self._new_graph(capacity)
+                    self._graph = self._new_graph(_with_room(count))
             self._codes.reserve(count)
 
     def add(self, labels: Int64, vectors: Float32) -> None:
@@ -160,7 +164,7 @@ class HnswIndex:
         codes, sketch = self._codes.kept(nodes), Sketch(self.dim)
         sketch.fit(codes)
         sketch.follow(codes)
-        graph = self._new_graph(max(1024, table.nodes * 9 // 8))
+        graph = self._new_graph(_with_room(table.nodes))
         for start in range(0, len(nodes), _READ_CHUNK):
             self._insert(graph, start, self._full(nodes[start : start + _READ_CHUNK]))
         with self._lock.writing():
@@ -350,7 +354,7 @@ class HnswIndex:
             raise StorageError(f"{GRAPH_FILE} does not fit {TABLE_FILE}, dim {dim} and M {m}; rebuild the index")
         graph = hnswlib.Index(space="ip", dim=dim)
         try:
-            graph.load_index(str(folder / GRAPH_FILE), max_elements=max(1024, table.nodes * 9 // 8))
+            graph.load_index(str(folder / GRAPH_FILE), max_elements=_with_room(table.nodes))
         except RuntimeError as error:
             raise StorageError(f"{GRAPH_FILE} cannot be loaded ({error}); rebuild the index") from error
         if (folder / DEPTH_FILE).exists():                          # how deep `deepen` made searches go

@@ -53,7 +53,7 @@ def _with_texts(column: Texts, start: int, texts: Sequence[bytes]) -> Texts:
 
 
 class Owners:
-    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 80 bytes each, and four for each
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 76 bytes each, and four for each
     number from the first label to the last.
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
@@ -62,7 +62,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._count = 0
-        self._labels: Int64 = np.zeros(0, dtype=np.int64)
+        self._above = np.zeros(0, dtype=np.int32)                   # labels, less the first
         self._kinds = np.zeros(0, dtype=np.int8)
         self._live = np.zeros(0, dtype=np.bool_)
         self._first_label = 0
@@ -93,13 +93,14 @@ class Owners:
         if rows:
             self._first_label = self._first_label if start else rows[0].label
             self._next_row = np.asarray(grown(self._next_row, rows[-1].label + 1 - self._first_label))
-        for name in ("_labels", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
+        for name in ("_above", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
         sops = [_packed(row.sop_instance_uid) for row in rows if row.sop_instance_uid]
         self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
         for place, row in enumerate(rows, start):
             number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
-            self._labels[place], self._kinds[place], self._live[place] = row.label, kind, True
+            self._above[place] = row.label - self._first_label
+            self._kinds[place], self._live[place] = kind, True
             self._row_study[place], self._before[place] = number, self._last[number]
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
@@ -121,6 +122,9 @@ class Owners:
         place = label - self._first_label
         row = int(self._next_row[place]) - 1 if 0 <= place < len(self._next_row) else -1
         return row if row >= 0 and self._live[row] else None
+
+    def _labels_of_rows(self, rows: Int64) -> Int64:
+        return np.asarray(self._above[rows] + np.int64(self._first_label), dtype=np.int64)
 
     def kind_of(self, label: int) -> Kind | None:
         """Return what a label stands for, None if it is not here."""
@@ -170,7 +174,7 @@ class Owners:
         count = self._count
         chosen = (self._held[:, _KIND_NUMBERS[has]] > 0) & (self._held[:, _KIND_NUMBERS[lacks]] == 0)
         rows = chosen[self._row_study[:count]] & self._live[:count] & (self._kinds[:count] == _KIND_NUMBERS[kind])
-        return np.asarray(self._labels[:count][rows])
+        return self._labels_of_rows(np.flatnonzero(rows))
 
     def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels of one kind that studies have, ascending."""
@@ -184,7 +188,7 @@ class Owners:
             return np.zeros(0, dtype=np.int64)
         every = np.concatenate(parts)
         every = every[self._live[every] & (self._kinds[every] == _KIND_NUMBERS[kind])]
-        return np.sort(self._labels[every])
+        return np.sort(self._labels_of_rows(every))
 
     def labels_of_study(self, study_instance_uid: str) -> dict[Kind, list[int]]:
         """Return the labels that a study has, ascending, by kind; no kind without any."""
@@ -193,7 +197,7 @@ class Owners:
         row = -1 if number is None else int(self._last[number])
         while row >= 0:
             if self._live[row]:
-                found.setdefault(_KINDS[self._kinds[row]], []).append(int(self._labels[row]))
+                found.setdefault(_KINDS[self._kinds[row]], []).append(self._first_label + int(self._above[row]))
             row = int(self._before[row])
         return {kind: sorted(found[kind]) for kind in _KINDS if kind in found}
 
@@ -207,7 +211,7 @@ class Owners:
         row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
         studies = np.asarray([uid.encode() for uid in self._uids], dtype=np.bytes_)
         np.savez(
-            folder / _FILE, labels=self._labels[live], kinds=self._kinds[live], row_study=self._row_study[live],
+            folder / _FILE, labels=self._labels_of_rows(live), kinds=self._kinds[live], row_study=self._row_study[live],
             row_sop=row_sop, packed_sops=self._sops[places[named]], studies=studies,
         )
 
@@ -216,13 +220,13 @@ class Owners:
         """Return what `save` wrote; StorageError when it contradicts itself."""
         owners = cls()
         with np.load(folder / _FILE, allow_pickle=False) as file:
-            owners._labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
+            labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
             owners._row_sop, uids = file["row_sop"], file["studies"].tolist()
             if "packed_sops" in file:
                 owners._sops = file["packed_sops"]
             else:                                                   # of a snapshot made before they were packed
                 owners._sops = _with_texts(owners._sops, 0, [_packed(sop.decode()) for sop in file["sops"].tolist()])
-        count, studies, owners._sop_count = len(owners._labels), len(uids), len(owners._sops)
+        count, studies, owners._sop_count = len(labels), len(uids), len(owners._sops)
         if not count == len(owners._kinds) == len(owners._row_study) == len(owners._row_sop) or (
             count
             and (
@@ -234,9 +238,10 @@ class Owners:
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
         if count:
-            owners._first_label = int(owners._labels[0])
-            owners._next_row = np.zeros(int(owners._labels[-1]) + 1 - owners._first_label, dtype=np.int32)
-            owners._next_row[owners._labels - owners._first_label] = np.arange(1, count + 1)
+            owners._first_label = int(labels[0])
+            owners._above = (labels - owners._first_label).astype(np.int32)
+            owners._next_row = np.zeros(int(owners._above[-1]) + 1, dtype=np.int32)
+            owners._next_row[owners._above] = np.arange(1, count + 1)
         owners._live = np.ones(count, dtype=np.bool_)
         owners._uids = [sys.intern(uid.decode()) for uid in uids]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}

@@ -42,7 +42,7 @@ def test_a_graph_that_is_built_from_the_catalogue_has_room_for_all_from_the_star
     archive.commit(*(archive.image(f"1.{n}") for n in range(1100)))
     settings = IndexSettings(threads=1)
     indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", settings)
-    assert indexes._indexes[Kind.IMAGE]._graph.get_max_elements() == 1100 * 9 // 8
+    assert indexes._indexes[Kind.IMAGE]._graph.get_max_elements() == 1100 + 1024
     assert len(indexes._indexes[Kind.IMAGE]) == 1100
 
 
