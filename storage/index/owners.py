@@ -16,6 +16,7 @@ from storage.index.table import grown
 _FILE = "owners.npz"
 _KINDS = tuple(Kind)
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_GONE = -1
 
 Texts = NDArray[np.bytes_]
 
@@ -53,7 +54,7 @@ def _with_texts(column: Texts, start: int, texts: Sequence[bytes]) -> Texts:
 
 
 class Owners:
-    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 76 bytes each, and four for each
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 75 bytes each, and four for each
     number from the first label to the last.
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
@@ -63,8 +64,7 @@ class Owners:
     def __init__(self) -> None:
         self._count = 0
         self._above = np.zeros(0, dtype=np.int32)                   # labels, less the first
-        self._kinds = np.zeros(0, dtype=np.int8)
-        self._live = np.zeros(0, dtype=np.bool_)
+        self._kinds = np.zeros(0, dtype=np.int8)                    # _GONE: no longer here
         self._first_label = 0
         self._next_row = np.zeros(0, dtype=np.int32)                # 1 + row of a label, from the first on; 0: none
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
@@ -93,14 +93,14 @@ class Owners:
         if rows:
             self._first_label = self._first_label if start else rows[0].label
             self._next_row = np.asarray(grown(self._next_row, rows[-1].label + 1 - self._first_label))
-        for name in ("_above", "_kinds", "_live", "_row_study", "_row_sop", "_before"):
+        for name in ("_above", "_kinds", "_row_study", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
         sops = [_packed(row.sop_instance_uid) for row in rows if row.sop_instance_uid]
         self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
         for place, row in enumerate(rows, start):
             number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
             self._above[place] = row.label - self._first_label
-            self._kinds[place], self._live[place] = kind, True
+            self._kinds[place] = kind
             self._row_study[place], self._before[place] = number, self._last[number]
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
@@ -113,15 +113,15 @@ class Owners:
         """Take a label out that is here."""
         row = self._row_of(label)
         assert row is not None
-        self._live[row] = False
         self._held[self._row_study[row], self._kinds[row]] -= 1
+        self._kinds[row] = _GONE
 
     # ------------------------------------------------------------------------------------ lookups
 
     def _row_of(self, label: int) -> int | None:
         place = label - self._first_label
         row = int(self._next_row[place]) - 1 if 0 <= place < len(self._next_row) else -1
-        return row if row >= 0 and self._live[row] else None
+        return row if row >= 0 and self._kinds[row] != _GONE else None
 
     def _labels_of_rows(self, rows: Int64) -> Int64:
         return np.asarray(self._above[rows] + np.int64(self._first_label), dtype=np.int64)
@@ -129,7 +129,8 @@ class Owners:
     def kind_of(self, label: int) -> Kind | None:
         """Return what a label stands for, None if it is not here."""
         row = self._row_of(label)
-        return None if row is None else _KINDS[self._kinds[row]]
+        kind = _GONE if row is None else self._kinds[row]
+        return None if kind == _GONE else _KINDS[kind]
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
@@ -147,15 +148,16 @@ class Owners:
             None: of all labels; else only of those whose study has, or has not, a label of this kind.
         """
         next_row = self._next_row.data              # first: the others, read later, know what it knows
-        live, numbers, uids = self._live.data, self._row_study.data, self._uids
+        kinds, numbers, uids = self._kinds.data, self._row_study.data, self._uids
         held = None if holds is None else self._held[:, _KIND_NUMBERS[kind]].data
         first = self._first_label
         end = first + len(next_row)
         rows = [next_row[label - first] - 1 if first <= label < end else -1 for label in labels]
         if held is None:
-            return [(uids[numbers[row]], row) if row >= 0 and live[row] else None for row in rows]
+            return [(uids[numbers[row]], row) if row >= 0 and kinds[row] >= 0 else None for row in rows]
         return [
-            (uids[number], row) if row >= 0 and live[row] and (held[number := numbers[row]] > 0) is holds else None
+            (uids[number], row)
+            if row >= 0 and kinds[row] >= 0 and (held[number := numbers[row]] > 0) is holds else None
             for row in rows
         ]
 
@@ -173,7 +175,7 @@ class Owners:
         """Return the labels of one kind, ascending, of studies that have a label of `has` and none of `lacks`."""
         count = self._count
         chosen = (self._held[:, _KIND_NUMBERS[has]] > 0) & (self._held[:, _KIND_NUMBERS[lacks]] == 0)
-        rows = chosen[self._row_study[:count]] & self._live[:count] & (self._kinds[:count] == _KIND_NUMBERS[kind])
+        rows = chosen[self._row_study[:count]] & (self._kinds[:count] == _KIND_NUMBERS[kind])
         return self._labels_of_rows(np.flatnonzero(rows))
 
     def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
@@ -187,7 +189,7 @@ class Owners:
         if not parts:
             return np.zeros(0, dtype=np.int64)
         every = np.concatenate(parts)
-        every = every[self._live[every] & (self._kinds[every] == _KIND_NUMBERS[kind])]
+        every = every[self._kinds[every] == _KIND_NUMBERS[kind]]
         return np.sort(self._labels_of_rows(every))
 
     def labels_of_study(self, study_instance_uid: str) -> dict[Kind, list[int]]:
@@ -196,8 +198,9 @@ class Owners:
         number = self._numbers.get(study_instance_uid)
         row = -1 if number is None else int(self._last[number])
         while row >= 0:
-            if self._live[row]:
-                found.setdefault(_KINDS[self._kinds[row]], []).append(self._first_label + int(self._above[row]))
+            kind = self._kinds[row]                                 # once: it may go any moment
+            if kind != _GONE:
+                found.setdefault(_KINDS[kind], []).append(self._first_label + int(self._above[row]))
             row = int(self._before[row])
         return {kind: sorted(found[kind]) for kind in _KINDS if kind in found}
 
@@ -205,7 +208,7 @@ class Owners:
 
     def save(self, folder: Path) -> None:
         """Write the live rows."""
-        live = np.flatnonzero(self._live[: self._count])
+        live = np.flatnonzero(self._kinds[: self._count] != _GONE)
         places = self._row_sop[live]
         named = places >= 0
         row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
@@ -231,6 +234,7 @@ class Owners:
             count
             and (
                 owners._row_study.max() >= studies
+                or owners._kinds.min() < 0
                 or owners._kinds.max() >= len(_KINDS)
                 or owners._row_sop.max() >= owners._sop_count
             )
@@ -242,7 +246,6 @@ class Owners:
             owners._above = (labels - owners._first_label).astype(np.int32)
             owners._next_row = np.zeros(int(owners._above[-1]) + 1, dtype=np.int32)
             owners._next_row[owners._above] = np.arange(1, count + 1)
-        owners._live = np.ones(count, dtype=np.bool_)
         owners._uids = [sys.intern(uid.decode()) for uid in uids]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
         owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
