@@ -75,7 +75,7 @@ class Owners:
         self._numbers: dict[str, int] = {}                          # of studies
         self._uids: list[str] = []                                  # of studies, by number; interned
         self._last = np.zeros(0, dtype=np.int32)                    # row of a study
-        self._held = np.zeros((0, len(_KINDS)), dtype=np.int32)     # live rows of a study, by kind
+        self._held = np.zeros((0, len(_KINDS)), dtype=np.bool_)     # whether a study has live rows, by kind
 
     # ------------------------------------------------------------------------------------ changes
 
@@ -104,7 +104,7 @@ class Owners:
             self._row_study[place], self._before[place] = number, self._last[number]
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
-            self._held[number, kind] += 1
+            self._held[number, kind] = True
             self._count = place + 1
             self._next_row[row.label - self._first_label] = place + 1
             self._last[number] = place
@@ -113,8 +113,12 @@ class Owners:
         """Take a label out that is here."""
         row = self._row_of(label)
         assert row is not None
-        self._held[self._row_study[row], self._kinds[row]] -= 1
+        study, kind = self._row_study[row], self._kinds[row]
         self._kinds[row] = _GONE
+        row = int(self._last[study])
+        while row >= 0 and self._kinds[row] != kind:
+            row = int(self._before[row])
+        self._held[study, kind] = row >= 0
 
     # ------------------------------------------------------------------------------------ lookups
 
@@ -157,7 +161,7 @@ class Owners:
             return [(uids[numbers[row]], row) if row >= 0 and kinds[row] >= 0 else None for row in rows]
         return [
             (uids[number], row)
-            if row >= 0 and kinds[row] >= 0 and (held[number := numbers[row]] > 0) is holds else None
+            if row >= 0 and kinds[row] >= 0 and held[number := numbers[row]] is holds else None
             for row in rows
         ]
 
@@ -169,12 +173,12 @@ class Owners:
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
         number = self._numbers.get(study_instance_uid)
-        return number is not None and bool(self._held[number, _KIND_NUMBERS[kind]] > 0)
+        return number is not None and bool(self._held[number, _KIND_NUMBERS[kind]])
 
     def labels_without(self, kind: Kind, has: Kind, lacks: Kind) -> Int64:
         """Return the labels of one kind, ascending, of studies that have a label of `has` and none of `lacks`."""
         count = self._count
-        chosen = (self._held[:, _KIND_NUMBERS[has]] > 0) & (self._held[:, _KIND_NUMBERS[lacks]] == 0)
+        chosen = self._held[:, _KIND_NUMBERS[has]] & ~self._held[:, _KIND_NUMBERS[lacks]]
         rows = chosen[self._row_study[:count]] & (self._kinds[:count] == _KIND_NUMBERS[kind])
         return self._labels_of_rows(np.flatnonzero(rows))
 
@@ -248,8 +252,8 @@ class Owners:
             owners._next_row[owners._above] = np.arange(1, count + 1)
         owners._uids = [sys.intern(uid.decode()) for uid in uids]
         owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
-        owners._held = np.zeros((studies, len(_KINDS)), dtype=np.int32)
-        np.add.at(owners._held, (owners._row_study, owners._kinds), 1)
+        owners._held = np.zeros((studies, len(_KINDS)), dtype=np.bool_)
+        owners._held[owners._row_study, owners._kinds] = True
         by_study = np.argsort(owners._row_study, kind="stable").astype(np.int32)
         again = np.flatnonzero(np.diff(owners._row_study[by_study]) == 0)
         owners._before = np.full(count, -1, dtype=np.int32)

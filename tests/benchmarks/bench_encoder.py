@@ -158,6 +158,7 @@ from pathlib import Path
 from bench_encoder import images_per_second
 from daemon.roles import keep_memory
 from encoders.common_subspace import CommonSubspaceEncoder
+from encoders.phantom import draw
 from encoders.runtimes import RuntimeChoice
 runtime, cache, memory = sys.argv[1:]
 if memory == "kept":
@@ -178,7 +179,7 @@ def _process(runtime: str, memory: str, cache: Path) -> Iterator[tuple[str, Call
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
     command = [sys.executable, "-c", _WHOLE, runtime, str(cache), memory]
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -189,6 +190,7 @@ def _process(runtime: str, memory: str, cache: Path) -> Iterator[tuple[str, Call
             return float(answers.readline())
 
         line = next((line for line in answers if line.startswith(("torch", *OPTIONAL))), "")
+        assert line, f"{runtime}: the process that measures it ended"
         yield line.strip(), measured
         ask.close()
 

@@ -69,6 +69,15 @@ def test_a_study_has_labels_by_kind(owners):
     assert owners.labels_without(Kind.IMAGE, Kind.REPORT, Kind.JOINT).tolist() == [7]
 
 
+def test_a_study_holds_a_kind_until_the_last_of_it_has_gone(owners):
+    owners.drop(5)
+    assert owners.holds(Kind.IMAGE, "1.1")
+    owners.drop(1)
+    assert not owners.holds(Kind.IMAGE, "1.1")
+    assert owners.holds(Kind.JOINT, "1.1")
+    assert owners.owners([2], Kind.IMAGE, False) == [("1.1", 1)]
+
+
 def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
     owners.drop(1)
     owners.drop(9)
@@ -76,6 +85,7 @@ def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
         assert held.owner(1) is None
         assert held.labels_of(Kind.IMAGE, ["1.1"]).tolist() == [5]
         assert not held.holds(Kind.REPORT, "1.2")
+        assert held.holds(Kind.IMAGE, "1.1")                                # the other image
         assert held.labels_without(Kind.IMAGE, Kind.IMAGE, Kind.REPORT).tolist() == [5, 7]
 
 
