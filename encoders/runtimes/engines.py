@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -57,7 +56,7 @@ class OpenVinoEngine:
         import openvino
 
         core = openvino.Core()
-        self._streams = min(threads or len(os.sched_getaffinity(0)), STREAMS)
+        self._streams = min(threads or torch.get_num_threads(), STREAMS)
         settings: dict[str, Any] = {
             "NUM_STREAMS": self._streams,
             "ENABLE_CPU_PINNING": False,            # decoders and other workers share the cores
