@@ -123,6 +123,7 @@ class HnswIndex:
             if count > self._graph.get_max_elements():
                 if self._table.nodes:
                     self._graph.resize_index(_with_room(count))
+                    self._moved = True
                 else:
                     self._graph = self._new_graph(_with_room(count))
             self._codes.reserve(count)
