@@ -188,7 +188,7 @@ class Neighbour(NamedTuple):
 class Neighbours(NamedTuple):
     """The answers of a vector index as columns, best first; similarities are cosines, -1..1.
 
-    Lists: after a search the processor's caches hold nothing else, and each operation of numpy costs 10 us then.
+    Lists: what follows a search looks at each of some dozen answers in Python.
     """
 
     labels: list[int]

@@ -66,7 +66,7 @@ class Owners:
         self._above = np.zeros(0, dtype=np.int32)                   # labels, less the first
         self._kinds = np.zeros(0, dtype=np.int8)                    # _GONE: no longer here
         self._first_label = 0
-        self._next_row = np.zeros(0, dtype=np.int32)                # 1 + row of a label, from the first on; 0: none
+        self._next_row = np.zeros(0, dtype=np.int32)                # 1 + live row, by label from the first; 0: none
         self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
@@ -115,6 +115,7 @@ class Owners:
         assert row is not None
         study, kind = self._row_study[row], self._kinds[row]
         self._kinds[row] = _GONE
+        self._next_row[label - self._first_label] = 0
         row = int(self._last[study])
         while row >= 0 and self._kinds[row] != kind:
             row = int(self._before[row])
@@ -125,7 +126,7 @@ class Owners:
     def _row_of(self, label: int) -> int | None:
         place = label - self._first_label
         row = int(self._next_row[place]) - 1 if 0 <= place < len(self._next_row) else -1
-        return row if row >= 0 and self._kinds[row] != _GONE else None
+        return row if row >= 0 else None
 
     def _labels_of_rows(self, rows: Int64) -> Int64:
         return np.asarray(self._above[rows] + np.int64(self._first_label), dtype=np.int64)
@@ -151,18 +152,21 @@ class Owners:
         kind, holds
             None: of all labels; else only of those whose study has, or has not, a label of this kind.
         """
-        next_row = self._next_row.data              # first: the others, read later, know what it knows
-        kinds, numbers, uids = self._kinds.data, self._row_study.data, self._uids
-        held = None if holds is None else self._held[:, _KIND_NUMBERS[kind]].data
-        first = self._first_label
-        end = first + len(next_row)
-        rows = [next_row[label - first] - 1 if first <= label < end else -1 for label in labels]
-        if held is None:
-            return [(uids[numbers[row]], row) if row >= 0 and kinds[row] >= 0 else None for row in rows]
+        next_row, first = self._next_row, self._first_label         # first: the others, read later, know what it knows
+        if labels and not first <= min(labels) <= max(labels) < first + len(next_row):
+            inside = [label for label in labels if first <= label < first + len(next_row)]
+            known = dict(zip(inside, self.owners(inside, kind, holds), strict=True))
+            return [known.get(label) for label in labels]
+        # by take, which asks the memory for many at once: one after another each waits a tenth of a microsecond
+        rows = next_row.take(np.asarray(labels, dtype=np.int64) - first, mode="clip") - 1
+        numbers = self._row_study.take(rows, mode="clip")           # whatever comes of a row -1, it is left out
+        owners = zip(map(self._uids.__getitem__, numbers.tolist()), rows.tolist(), strict=True)
+        if holds is None:
+            return [owner if owner[1] >= 0 else None for owner in owners]
+        held = self._held[numbers, _KIND_NUMBERS[kind]].tolist()
         return [
-            (uids[number], row)
-            if row >= 0 and kinds[row] >= 0 and held[number := numbers[row]] is holds else None
-            for row in rows
+            owner if owner[1] >= 0 and of_kind is holds else None
+            for owner, of_kind in zip(owners, held, strict=True)
         ]
 
     def sop_instance_uid(self, row: int) -> str:

@@ -342,14 +342,12 @@ class LabelTable:
             count += 1
         if k < count == len(far) < len(distances):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        last_row, row_live, row_before = self._last_row.data, self._row_live.data, self._row_before.data
-        rows = [last_row[node] for node in nodes[:count].tolist()]
-        if (self.live_rows != self.rows and not all([row_live[row] for row in rows])) or (
-            self.rows != self.nodes and any([row_before[row] >= 0 for row in rows])
+        rows = self._last_row.take(nodes[:count].view(np.int64))
+        if (self.live_rows != self.rows and not self._row_live.take(rows).all()) or (
+            self.rows != self.nodes and self._row_before.take(rows).max() >= 0
         ):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        labels = self._labels.data
-        found = sorted(zip(far, [labels[row] for row in rows], strict=False))[:k]
+        found = sorted(zip(far, self._labels.take(rows).tolist(), strict=False))[:k]
         if found and (found[0][0] < 0 or found[-1][0] > 2):         # by rounding
             found = [(min(max(away, 0.0), 2.0), label) for away, label in found]
         return Neighbours([label for _, label in found], [1 - away for away, _ in found])

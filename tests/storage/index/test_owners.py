@@ -48,6 +48,11 @@ def test_owners_of_many_labels_are_told_of_those_that_are_here(owners):
     assert told(Kind.REPORT, True) == [("1.2", "r"), None, None, None, None, None]
 
 
+def test_nobody_owns_anything_before_there_is_something():
+    assert Owners().owners([]) == []
+    assert Owners().owners([3, 4]) == [None, None]
+
+
 def test_labels_may_begin_anywhere_and_leave_numbers_out(tmp_path):
     owners = Owners()
     owners.put([row(2_000_000, Kind.IMAGE, "1.1", "1.1.1"), row(2_000_900, Kind.IMAGE, "1.2", "1.2.1")])
@@ -83,6 +88,7 @@ def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
     owners.drop(9)
     for held in (owners, loaded(owners, tmp_path)):
         assert held.owner(1) is None
+        assert [owner and owner[0] for owner in held.owners([1, 5, 9, 7])] == [None, "1.1", None, "1.2"]
         assert held.labels_of(Kind.IMAGE, ["1.1"]).tolist() == [5]
         assert not held.holds(Kind.REPORT, "1.2")
         assert held.holds(Kind.IMAGE, "1.1")                                # the other image
