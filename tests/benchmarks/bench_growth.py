@@ -1,8 +1,8 @@
 """Growth: what one more study costs, and a search, when there are 10,000, and when there are a million.
 
-The index grows by additions as the worker makes them, 8 at a time, between bulk additions up to the next size; hnswlib
-alone beside it tells what the graph and the machine's caches make of it, and searches with emptied caches what is left
-without them. The catalogue is filled by rows as its API
+A query is asked of a finder over an archive of each size. The index grows by additions as the worker makes them, 8 at a
+time, between bulk additions up to the next size; hnswlib alone beside it tells what the graph and the machine's caches
+make of it, and searches with emptied caches what is left without them. The catalogue is filled by rows as its API
 writes them (bulk.py), with vectors of 64 dimensions to spare the disk; then batches are committed through the API.
 """
 
@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import bulk
 import harness
 import kept
 import numpy as np
+import query_peers
+import raw_scu
 import vectors as made
+from bench_query import similar
 
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSettings
@@ -36,6 +41,8 @@ KEPT_FROM = 100_000
 CATALOGUE_SIZES = (10_000, 40_000)
 CATALOGUE_SIZES_FULL = (10_000, 100_000, 1_000_000)
 CATALOGUE_DIM = 64
+QUERY_SIZES = (20_000, 80_000)
+QUERY_SIZES_FULL = (10_000, 100_000, 1_000_000)
 
 
 def grown_to(size: int, rows: made.Float32, index: HnswIndex | None, work: Path) -> tuple[HnswIndex, float]:
@@ -195,13 +202,50 @@ def catalogue_growth(suite: harness.Suite, sizes: tuple[int, ...], work: Path) -
     )
 
 
+def query_growth(suite: harness.Suite, sizes: Sequence[int], work: Path) -> None:
+    """Measure similarity queries for 10 studies by example, over archives of an image each."""
+    others = np.ones(EVICTING_BYTES, dtype=np.uint8)
+    plain, cold = [], []
+    for size in sizes:
+        folder = work / f"archive-{size}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        bulk.make(folder / "catalogue.db", size, bulk.shipped_generation(), reported_share=0)
+        with query_peers.finders(folder, size, 60 + size / 100) as (port, _):
+            scu, rng = raw_scu.RawScu(port, "CXRSIMILAR"), np.random.default_rng(size)
+            for evict, curve in ((lambda: None, plain), (others.sum, cold)):
+                times = []
+                for number in rng.choice(size, QUERIES + 1):
+                    request = similar(K, uid=bulk.study_uid(int(number)), basis="IMAGE")
+                    evict()
+                    times.append(scu.timed(request, K) * 1000)
+                curve.append((size, harness.percentile(times[1:], 50)))     # the first one opens files
+            scu.release()
+        shutil.rmtree(folder)
+        print(f"queries among {size:,}: {plain[-1][1]:.3f} ms, {cold[-1][1]:.3f} with emptied caches", flush=True)
+    first, last = sizes[0], sizes[-1]
+    logarithm = math.log(last) / math.log(first)
+    for title, curve in (("query", plain), ("query with emptied caches", cold)):
+        growth = curve[-1][1] / curve[0][1] / logarithm
+        suite.ratios.append(
+            harness.Ratio(f"{title} at {last:,} studies / at {first:,}, over log n", (growth,), 1, at_least=False)
+        )
+        suite.figures += [harness.Figure(f"{title} among {size:,} studies", "ms", (value,)) for size, value in curve]
+        as_log = [(size, curve[0][1] * math.log(size) / math.log(first)) for size in sizes]
+        suite.curves.append(
+            harness.Curve(f"{title} by size", "studies", "p50, ms", {"C-FIND": curve, "log n": as_log}, log_x=True)
+        )
+
+
 def run(options: harness.Options) -> harness.Suite:
     """Measure once: the curve is what repeats."""
-    suite = harness.Suite("growth", "Growth: cost of a study and of a search by size")
+    suite = harness.Suite("growth", "Growth: cost of a study, of a search and of a query by size")
+    query_growth(suite, kept.within(QUERY_SIZES_FULL) if options.full else QUERY_SIZES, options.work)
     index_growth(suite, kept.within(SIZES_FULL) if options.full else SIZES, options.work)
     catalogue_growth(suite, kept.within(CATALOGUE_SIZES_FULL) if options.full else CATALOGUE_SIZES, options.work)
     suite.notes.append(
-        f"batches of {BATCH}; {MEASURED} additions and commits, {QUERIES} searches at each size; vectors synthetic"
+        f"batches of {BATCH}; {MEASURED} additions and commits, {QUERIES} searches at each size; vectors synthetic;"
+        " queries: C-FIND round trips for 10 studies like one of the archive, each of another one, without reports"
     )
     return suite
 

@@ -238,7 +238,7 @@ def run(options: Options) -> Suite:
     archive = Archive(options.work / "data" / "catalogue.db", 230_000 if options.full else 20_000)
     index, timeout_s = archive.bare_index(), 1800 if options.full else 300
     with contextlib.ExitStack() as stack:
-        port, pids = stack.enter_context(query_peers.finders(archive.path.parent, timeout_s))
+        port, pids = stack.enter_context(query_peers.finders(archive.path.parent, archive.studies, timeout_s))
         ports = {"ours": port}
         scu = raw_scu.RawScu(port, "CXRSIMILAR")
         uid = archive.reported[0]
@@ -255,7 +255,7 @@ def run(options: Options) -> Suite:
         questions = Questions(archive, index, ports)
         rounds = list(measured(questions, ports, pids, archive, options))
         questions.close()
-    with query_peers.finders(archive.path.parent, timeout_s, _FINDERS) as (port, pids):    # from the first's snapshot
+    with query_peers.finders(archive.path.parent, archive.studies, timeout_s, _FINDERS) as (port, pids):
         shared = [of_clients(port, pids, archive, options) for _ in rounds]
     rounds = [found | {f"shared {name}": value for name, value in more.items()}
               for found, more in zip(rounds, shared, strict=True)]  # fmt: skip

@@ -83,11 +83,17 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
 
 
 @contextlib.contextmanager
-def finders(data: Path, timeout_s: float, processes: int = 1) -> Iterator[tuple[int, list[int]]]:
-    """Run finders on one port over a storage directory; give the port and their process ids once all are ready."""
+def finders(
+    data: Path, studies: int, timeout_s: float, processes: int = 1
+) -> Iterator[tuple[int, list[int]]]:
+    """Run finders on one port over a storage directory of so many studies; give the port and their process ids.
+
+    Once all are ready and have taken in the studies: a service is long past its start.
+    """
     port, configuration = free_port(), data / "cxrfind.toml"
     configuration.write_text(
-        f'[storage]\ndirectory = "{data}"\n[similar]\nport = {port}\n[finder]\nprocesses = {processes}\n'
+        f'[storage]\ndirectory = "{data}"\n[similar]\nport = {port}\n'
+        f"[finder]\nprocesses = {processes}\nkept_studies = {studies}\n"
     )
     command = [sys.executable, "-m", "daemon", "run", "--role", "finder", "--config", str(configuration), "--index"]
     with contextlib.ExitStack() as stack:
@@ -101,10 +107,9 @@ def finders(data: Path, timeout_s: float, processes: int = 1) -> Iterator[tuple[
                 assert process.poll() is None, (data / f"finder-{number}.log").read_text()[-2000:]
                 assert time.monotonic() < until, "the finder did not become ready"
                 time.sleep(0.1)
-            kept = -1
-            while kept < (kept := read_heartbeat(beat).get("studies_kept", 0)):  # a service is long past its start
+            while read_heartbeat(beat).get("studies_kept", 0) < studies:
                 assert time.monotonic() < until, "the finder did not take its studies in"
-                time.sleep(2.5)
+                time.sleep(0.1)
         yield port, [process.pid for process in started]
 
 
