@@ -22,7 +22,7 @@ _TURNS = 8
 #: So many new vectors are taken in at once, and read by their codes until then: to turn a few takes as long as many.
 _AT_ONCE = 256
 #: Codes are read of so many that look nearest: some for each neighbour wanted, and some more. Of 230,000 vectors like
-#: the shipped model's, the 10 nearest are among the first third of them for nine queries in ten. With 1,664 for 10 the
+#: the shipped model's, the 10 nearest are among the first third of them for six queries in seven. With 1,664 for 10 the
 #: median took a sixth longer, with 704 the slowest twentieth a third; the mean was the same.
 _FOR_EACH, _MORE = 48, 544
 #: The farthest-looking of the neighbours found must stand in the first third of them, else four times as many are read.
