@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 
@@ -186,22 +187,19 @@ class Neighbour(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """The answers of a vector index as columns, best first; similarities are cosines, -1..1.
+    """The answers of a vector index as columns, best first; similarities are cosines, -1..1."""
 
-    Lists: what follows a search looks at each of some dozen answers in Python.
-    """
-
-    labels: list[int]
-    similarities: list[float]
+    labels: Int64
+    similarities: Float64
 
     def rows(self) -> list[Neighbour]:
         """Return one object for each answer."""
-        return list(map(Neighbour, self.labels, self.similarities))
+        return list(map(Neighbour, self.labels.tolist(), self.similarities.tolist()))
 
     @classmethod
     def none(cls) -> Neighbours:
         """Return no answers."""
-        return cls([], [])
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float64))
 
 
 class VectorIndex(Protocol):

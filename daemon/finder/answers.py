@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from daemon.finder import private, responses
 from daemon.finder.identifiers import EXAMPLE, STUDY_DESCRIPTION, FindRequest, Repeated
-from daemon.finder.kept import PLACES, explicit
+from daemon.finder.kept import PLACES, Layout
 from daemon.finder.responses import Provenance
-from daemon.finder.similarity import Answer, Match
+from daemon.finder.similarity import NO_MATCHES, Answer, Match, Matches
 from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, write, write_element
-from storage.base import StudyRecord
 
 Attributes = Mapping[str, Element]
 #: Makes an element that differs from answer to answer.
@@ -28,11 +26,10 @@ _Make = Callable[[Attributes, Match | None], bytes]
 
 
 class _Known(NamedTuple):
-    """What the catalogue knows of a study; `place`: where a `Kept` has it, 0: nowhere; `vr`: in explicit VR."""
+    """What the catalogue knows of a study; `place`: where it is kept (PLACES), None: nowhere."""
 
     make: _Make
-    place: int
-    vr: bytes
+    place: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,9 @@ class _Numbers:
     heads : sequence of bytes
         Before each number: its tag and length, and what is the same in all answers between it and the one before.
     codes : str
-        How they are packed, ``"<"`` or ``">"`` in front; `fields` of the match.
+        How they are packed, ``"<"`` or ``">"`` in front.
+    fields : sequence of str
+        Which numbers of the match: rank, score, cosine.
     """
 
     heads: Sequence[bytes]
@@ -56,17 +55,17 @@ class _Numbers:
         heads = (*self.heads, between + other.heads[0], *other.heads[1:])
         return _Numbers(heads, self.codes + other.codes[1:], (*self.fields, *other.fields))
 
-    def column(self, matches: Sequence[Match]) -> list[bytes]:
-        """Return the elements of each match."""
-        sizes = "".join(f"{len(head)}s{code}" for head, code in zip(self.heads, self.codes[1:], strict=True))
-        values = (map(attrgetter(field), matches) for field in self.fields)
-        columns = chain.from_iterable(zip(map(repeat, self.heads), values, strict=True))
+    def columns(self, values: Sequence[Iterable[float]], before: bytes = b"") -> list[bytes]:
+        """Return the elements of each match, after something that all have; `values`: of its `fields`, as columns."""
+        first, *others = self.heads
+        heads = (before + first, *others)
+        sizes = "".join(f"{len(head)}s{code}" for head, code in zip(heads, self.codes[1:], strict=True))
+        columns = chain.from_iterable(zip(map(repeat, heads), values, strict=True))
         return list(map(struct.Struct(self.codes[0] + sizes).pack, *columns))
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
         """Return the elements of a match."""
-        assert match is not None
-        return self.column([match])[0]
+        return self.columns([(getattr(match, field),) for field in self.fields])[0]
 
 
 _Part = bytes | _Known | _Make
@@ -104,11 +103,11 @@ class AnswerWriter:
         told = None if answered is None else (answered.flags, answered.model_id)
         self._example = b""
         if request.repeated is not None and request.block is not None:
-            self._plan = _plan_again(request.repeated, provenance, syntax, told)
+            self._plan, self._tail = _plans_again(request.repeated, provenance, syntax, told)
             tag = responses.private_tag(request.block, EXAMPLE)
             self._example = write_element(tag, request.private_keys[EXAMPLE], syntax)
         else:
-            self._plan = _plan(request, provenance, syntax, told)
+            self._plan, self._tail = _plans(request, provenance, syntax, told)
 
     def plain(self, attributes: Attributes) -> bytes:
         """Return the answer to a plain query."""
@@ -120,9 +119,7 @@ class AnswerWriter:
     def similar(self, match: Match, attributes: Attributes | None = None) -> bytes:
         """Return the answer that tells of a match; without `attributes`, those of its study."""
         if attributes is None:
-            if not isinstance(match.known, StudyRecord):
-                return self.all_similar([match])[0]
-            attributes = match.known.attributes
+            attributes = match.study.attributes
         try:
             return self._joined(attributes, match)
         except _NotAscii:
@@ -139,37 +136,33 @@ class AnswerWriter:
             answer += (self._example if part is _example else make(attributes, match)) + piece
         return answer
 
-    # ------------------------------------------------------------------------------------ kept studies
+    # ------------------------------------------------------------------------------------ heads
 
-    def all_similar(self, matches: Sequence[Match]) -> list[bytes]:
-        """Return what `similar` does of each match; of kept studies column by column."""
-        if not matches or not all([isinstance(match.known, tuple) for match in matches]):
-            return [self.similar(match) for match in matches]
-        kept = list(zip(*[match.known for match in matches], strict=True))
+    def all_similar(self, matches: Matches) -> list[bytes]:
+        """Return what `similar` does of each match; where its head is known, that and what is told of the match."""
         columns: list[Iterable[bytes]] = []
-        constant, *others = self._plan.pieces
-        for part, piece in zip(self._plan.parts, others, strict=True):
+        constant, *others = self._tail.pieces
+        for part, piece in zip(self._tail.parts, others, strict=True):
             if part is _example:
                 constant += self._example + piece
                 continue
-            if constant:
-                columns.append(repeat(constant, len(matches)))
-            columns.append(self._column(part, kept, matches))
+            columns += self._columns(constant, part, matches)
             constant = piece
-        columns.append(repeat(constant, len(matches)))
-        return list(map(b"".join, zip(*columns, strict=True)))
+        if constant or not columns:
+            columns.append(repeat(constant, len(matches)))
+        tails = columns[0] if len(columns) == 1 else map(b"".join, zip(*columns, strict=False))
+        return [
+            known + tail if isinstance(known, bytes) else self.similar(matches[place])
+            for place, (known, tail) in enumerate(zip(matches.known, tails, strict=True))
+        ]
 
-    def _column(
-        self, part: _Known | _Make, kept: Sequence[Sequence[bytes]], matches: Sequence[Match]
-    ) -> Iterable[bytes]:
-        """Return one part of each answer; `kept`: the columns of what is kept of the matches' studies."""
+    def _columns(self, constant: bytes, part: _Known | _Make, matches: Matches) -> list[Iterable[bytes]]:
+        """Return what is the same in all answers' tails, and one part of each."""
         if isinstance(part, _Numbers):
-            return part.column(matches)
-        if not isinstance(part, _Known):
-            return [part(_NOTHING, match) for match in matches]
-        if self._syntax.implicit_vr:
-            return kept[part.place]
-        return [explicit(element, part.vr) for element in kept[part.place]]
+            told = {"rank": range(1, len(matches) + 1), "score": matches.scores, "cosine": matches.cosines}
+            return [part.columns([told[field] for field in part.fields], constant)]
+        assert not isinstance(part, _Known)
+        return [repeat(constant), [part(_NOTHING, match) for match in matches]]
 
 
 class _Plan(NamedTuple):
@@ -191,13 +184,17 @@ class _Plan(NamedTuple):
 _Told = tuple[tuple[str, ...], str] | None
 
 
-def _plan(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _Told) -> _Plan:
-    """Return how the answers to a request are put together."""
-    answered = None if told is None else Answer((), *told)
+def _plans(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _Told) -> tuple[_Plan, _Plan]:
+    """Return how the answers to a request are put together: all of it, and their private part, the tail."""
+    answered = None if told is None else Answer(NO_MATCHES, *told)
     parts = _standard(request.keys, request.level, provenance, syntax)
     if request.prefix_description and answered is not None and STUDY_DESCRIPTION in request.keys:
         parts[STUDY_DESCRIPTION] = _made(STUDY_DESCRIPTION, syntax)
-    parts |= _private(request, answered, syntax)
+    tail = _private(request, answered, syntax)
+    return _put_together(parts | tail), _put_together(tail)
+
+
+def _put_together(parts: Mapping[int, _Part]) -> _Plan:
     in_order = [parts[tag] for tag in sorted(parts)]
     pieces: list[bytes] = [b""]
     varying: list[_Known | _Make] = []
@@ -214,8 +211,10 @@ def _plan(request: FindRequest, provenance: Provenance, syntax: Syntax, told: _T
 
 
 @lru_cache(maxsize=64)
-def _plan_again(repeated: Repeated, provenance: Provenance, syntax: Syntax, told: _Told) -> _Plan:
-    return _plan(repeated.request, provenance, syntax, told)
+def _plans_again(
+    repeated: Repeated, provenance: Provenance, syntax: Syntax, told: _Told
+) -> tuple[_Plan, _Plan]:
+    return _plans(repeated.request, provenance, syntax, told)
 
 
 def _private(request: FindRequest, answered: Answer | None, syntax: Syntax) -> dict[int, _Part]:
@@ -309,24 +308,48 @@ def _known(tag: int, asked: Element, syntax: Syntax) -> _Known:
             raise _NotAscii
         return write_element(tag, element, syntax)
 
-    return _Known(part, PLACES.get(tag, 0), vr_answered.encode())
+    return _Known(part, PLACES.get(tag))
 
 
-def may_be_kept(request: FindRequest, syntax: Syntax) -> bool:
-    """Return whether `KeptStudies` hold all that the answers show, and nothing in them calls for a character set."""
-    return _kept_again(request.repeated, syntax) if request.repeated is not None else _kept(request, syntax)
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def layout_of(request: FindRequest, provenance: Provenance, syntax: Syntax) -> Layout | None:
+    """Return the layout of the answers' heads; None where studies' records are needed, or a character set is.
+
+    All tags of a head are below those of the tail, which is private.
+    """
+    if request.repeated is not None:
+        return _layout_again(request.repeated, provenance, syntax)
+    return _layout(request, provenance, syntax)
 
 
 @lru_cache(maxsize=64)
-def _kept_again(repeated: Repeated, syntax: Syntax) -> bool:
-    return _kept(repeated.request, syntax)
+def _layout_again(repeated: Repeated, provenance: Provenance, syntax: Syntax) -> Layout | None:
+    return _layout(repeated.request, provenance, syntax)
 
 
-def _kept(request: FindRequest, syntax: Syntax) -> bool:
-    return (
-        syntax.little_endian
-        and not request.prefix_description
-        and not _OF_RECORDS.intersection(request.private_keys)
-        and not needs_utf_8(request.private_keys.values())
-        and all(tag in PLACES or tag in responses.FIXED for tag in request.keys)
-    )
+def _layout(request: FindRequest, provenance: Provenance, syntax: Syntax) -> Layout | None:
+    if (
+        not syntax.little_endian
+        or request.prefix_description
+        or _OF_RECORDS.intersection(request.private_keys)
+        or needs_utf_8(request.private_keys.values())
+    ):
+        return None
+    parts: list[bytes | int] = []
+    for _, part in sorted(_standard(request.keys, request.level, provenance, syntax).items()):
+        if isinstance(part, bytes):
+            last = parts[-1] if parts else 0
+            parts[-1:] = [last + part] if isinstance(last, bytes) else [*parts[-1:], part]
+        elif isinstance(part, _Known) and part.place is not None:
+            parts.append(part.place)
+        else:
+            return None
+    return _same_layout(tuple(parts), syntax.implicit_vr)
+
+
+@lru_cache(maxsize=256)
+def _same_layout(parts: tuple[bytes | int, ...], implicit_vr: bool) -> Layout:
+    """Return one layout for all requests of the same keys."""
+    return Layout(parts, implicit_vr)

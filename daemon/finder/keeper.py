@@ -21,6 +21,7 @@ from encoders.base import Encoder
 from storage.base import Catalogue, Generation, Kind, StorageError
 from storage.catalogue import open_catalogue
 from storage.index.following import IndexSet, IndexSettings
+from storage.numbers import Numbers
 from storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -39,13 +40,15 @@ def index_directory(config: Config) -> Path:
     return config.storage.directory / "index"
 
 
-def open_indexes(config: Config, catalogue: Catalogue, generation: Generation) -> IndexSet:
-    """Return a generation's indexes, level with the Catalogue."""
+def open_indexes(
+    config: Config, catalogue: Catalogue, generation: Generation, numbers: Numbers | None = None
+) -> IndexSet:
+    """Return a generation's indexes, level with the Catalogue; `numbers`: see `IndexSet.open`."""
     settings = IndexSettings(
         type=config.index.type, m=config.index.m, ef_construction=config.index.ef_construction,
         ef_search=config.index.ef_search,
     )
-    return IndexSet.open(catalogue, generation, index_directory(config), settings)
+    return IndexSet.open(catalogue, generation, index_directory(config), settings, numbers)
 
 
 class Keeper:
@@ -57,6 +60,7 @@ class Keeper:
         self._spool: Spool | None = None
         self._encoder: Encoder | None = None
         self._similarity: Similarity | None = None
+        self._numbers = Numbers()                   # of studies, in all that is held of them
         self._kept: KeptStudies | None = None
         self._beside = Beside()
         self._level_at = time.monotonic()
@@ -92,7 +96,7 @@ class Keeper:
         began = time.perf_counter()
         self._spool = Spool(self._config.storage.directory / "spool")
         self._catalogue = catalogue_of(self._config)
-        self._kept = KeptStudies(self._catalogue, self._config.finder.kept_studies)
+        self._kept = KeptStudies(self._catalogue, self._numbers, self._config.finder.kept_studies)
         known = self._catalogue.active_generation()
         if known is not None and known.calibration:
             self._switch(known)                     # examples can be asked for while the model loads, text cannot
@@ -141,7 +145,7 @@ class Keeper:
             indexes = current.indexes
             indexes.follow()
         else:
-            indexes = open_indexes(self._config, catalogue, generation)
+            indexes = open_indexes(self._config, catalogue, generation, self._numbers)
         self._level_at = time.monotonic()
         self._similarity = Similarity(
             catalogue, indexes, encoder, score_of(generation, encoder), kept=self._kept,
@@ -189,6 +193,7 @@ class Keeper:
             "index_partial": self.is_partial(),
             "last_recall": self.last_recall,
             "studies_kept": len(self._kept) if self._kept is not None else 0,
+            "layouts_made": self._kept.layouts if self._kept is not None else 0,
             **self._counts(),
         }
 

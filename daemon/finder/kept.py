@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
-import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
 
 from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, vr_of, write_element
-from storage.base import Catalogue, StudyRecord
+from storage.base import Catalogue, Int64, StudyRecord
+from storage.index.table import grown
+from storage.numbers import Numbers
 
 #: Keys of a study that viewers ask for; a request for any other is answered from the Catalogue.
 _KEYWORDS = (
@@ -20,98 +23,257 @@ _KEYWORDS = (
     "PatientAge", "StudyInstanceUID", "StudyID", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances",
 )  # fmt: skip
 KEPT_TAGS: tuple[int, ...] = tuple(sorted(int(tag_for_keyword(keyword) or 0) for keyword in _KEYWORDS))
-
-#: A study: its patient key, whether all of it is ASCII and of the dictionary's VRs, then the elements of KEPT_TAGS in
-#: implicit VR little endian. A plain tuple, which the garbage collector does not look at again.
-Kept = tuple[Any, ...]
-PATIENT_KEY, IS_PLAIN = 0, 1
-#: Where in a `Kept` the element of a tag is.
-PLACES: Mapping[int, int] = {tag: place for place, tag in enumerate(KEPT_TAGS, 2)}
+#: Where among the elements that are kept of a study that of a tag is.
+PLACES: Mapping[int, int] = {tag: place for place, tag in enumerate(KEPT_TAGS)}
 
 _IMPLICIT = Syntax()
 _LENGTH = struct.Struct("<L")
-_EMPTY = tuple(write_element(tag, {"vr": vr_of(tag)}, _IMPLICIT) for tag in KEPT_TAGS)
-#: Values that many studies have are held once; so many of them.
-_SHARED = frozenset(KEPT_TAGS) - {0x00080030, 0x00080050, 0x00100010, 0x00100020, 0x0020000D, 0x00200010}
-_SHARED_VALUES = 65_536
-#: Name, VR, empty element, and whether its values are held once.
-_COLUMNS = tuple(
-    (name_of(tag), vr_of(tag), empty, tag in _SHARED) for tag, empty in zip(KEPT_TAGS, _EMPTY, strict=True)
-)
+#: Name, VR and empty element.
+_COLUMNS = tuple((name_of(tag), vr_of(tag), write_element(tag, {"vr": vr_of(tag)}, _IMPLICIT)) for tag in KEPT_TAGS)
+#: Stands between two elements, and in none of them: values are ASCII, lengths even and below 1024.
+_BETWEEN = b"\xff"
 #: Longer values are answered from the Catalogue.
 _LONGEST_BYTES = 1024
 #: Studies read in one go: some 50 ms in which the queries' threads get the GIL by turns.
 _PAGE = 1000
+#: Heads made in one go, some 25 ms in which the queries' threads get the GIL by turns.
+_HEADS = 4096
+#: Rows of heads are so many bytes wide or a multiple of it: whole cache lines. Longer heads are made when asked for.
+_ROW_BYTES, _LONGEST_HEAD = 64, 1022
+_LENGTH_BYTES = 2
+#: Heads are made beforehand of so many layouts at most, those asked for most among the last queries (so many count,
+#: those before them half as much), and so often.
+_LAYOUTS, _LAST_QUERIES, _OFTEN = 4, 1024, 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The standard part of an answer, its head: elements of the study, and what stands between them.
+
+    Equal only to itself: one that comes again should be the same object.
+
+    Attributes
+    ----------
+    parts : tuple of bytes or int
+        What is the same in all answers, and places of elements (PLACES).
+    implicit_vr : bool
+        Else explicit; little endian.
+    """
+
+    parts: tuple[bytes | int, ...]
+    implicit_vr: bool
+
+    def head(self, kept: bytes) -> bytes:
+        """Return what an answer tells of a study, from what is kept of it."""
+        elements = kept.split(_BETWEEN)
+        if not self.implicit_vr:
+            elements = [_explicit(element, column[1]) for element, column in zip(elements, _COLUMNS, strict=True)]
+        return b"".join([part if isinstance(part, bytes) else elements[part] for part in self.parts])
+
+
+class _Heads:
+    """Heads of one layout by number of the study, each in a row of its own.
+
+    Rows are fetched together: the memory is asked for all of them at once, and one after another each would wait.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0                              # of studies that have been looked at
+        self._rows = np.zeros((0, _ROW_BYTES), dtype=np.uint8)      # a length in two bytes (0: none), and the head
+        self._changing = threading.Lock()           # no row is read while it is written
+
+    def add(self, heads: Sequence[bytes]) -> None:
+        """Add heads of the next studies, empty ones of those that have none."""
+        longest = min(max(map(len, heads)), _LONGEST_HEAD) + _LENGTH_BYTES
+        rows = self._rows
+        if longest > rows.shape[1]:
+            wider = np.zeros((len(rows), -(-longest // _ROW_BYTES) * _ROW_BYTES), dtype=np.uint8)
+            wider[: self.count, : rows.shape[1]] = rows[: self.count]
+            rows = wider
+        rows = np.asarray(grown(rows, self.count + len(heads)))
+        for number, head in enumerate(heads, self.count):
+            _write(rows[number], head)
+        with self._changing:
+            self._rows, self.count = rows, self.count + len(heads)
+
+    def put(self, number: int, head: bytes) -> None:
+        """Put a head in place of the one before."""
+        with self._changing:
+            _write(self._rows[number], head)
+
+    def of(self, studies: Int64) -> list[bytes]:
+        """Return the heads of studies, empty where there is none or none yet."""
+        with self._changing:
+            try:
+                rows = self._rows.take(studies, axis=0)
+            except IndexError:                      # a study that came just now
+                return [b""] * len(studies)
+        lengths, width, data = rows.view("<u2")[:, 0].tolist(), rows.shape[1], rows.tobytes()
+        begins = range(_LENGTH_BYTES, len(data), width)
+        return [data[begin : begin + length] for begin, length in zip(begins, lengths, strict=True)]
+
+
+def _write(row: NDArray[np.uint8], head: bytes) -> None:
+    size = len(head) if len(head) + _LENGTH_BYTES <= len(row) else 0
+    row[: size + _LENGTH_BYTES] = np.frombuffer(size.to_bytes(_LENGTH_BYTES, "little") + head[:size], dtype=np.uint8)
 
 
 class KeptStudies:
-    """Studies by UID; whole once `load_some` has returned True, before that and beyond `limit` only in part.
+    """Studies by number; whole once `load_some` has returned True, before that and beyond `limit` only in part.
 
-    Some 700 bytes a study. One thread loads; any may ask.
+    Some 600 bytes a study, and 250 or more for each layout that is asked for again and again: what its answers tell of
+    a study then lies together. One thread loads; any may ask.
+
+    Parameters
+    ----------
+    numbers : Numbers
+        Of StudyInstanceUIDs, those of the indexes.
+    limit : int
+        So many studies at most; 0: none.
     """
 
-    def __init__(self, catalogue: Catalogue, limit: int) -> None:
-        """Make an empty store of at most `limit` studies (0: keep none)."""
+    def __init__(self, catalogue: Catalogue, numbers: Numbers, limit: int) -> None:
+        """Make an empty store."""
+        self.numbers = numbers
         self._catalogue, self._limit = catalogue, limit
         self._changing = threading.Lock()
-        self._studies: dict[str, Kept] = {}
-        self._shared: dict[bytes, bytes] = {}
+        self._count = 0
         self._sequence = -1
         self._loaded_to: str | None = ""            # None: all are here
-        self.get: Callable[[str], Kept | None] = self._studies.get
+        self._kept: list[bytes | None] = []         # by number; empty: not all of it is plain
+        self._patients = np.zeros(0, dtype=np.int64)
+        self._heads: dict[Layout, _Heads] = {}
+        self._asked: dict[Layout, int] = {}
 
     def __len__(self) -> int:
-        return len(self._studies)
+        return self._count
+
+    @property
+    def layouts(self) -> int:
+        """Of how many layouts the heads of all studies are made."""
+        return sum(heads.count == len(self._kept) for heads in list(self._heads.values()))
+
+    # ------------------------------------------------------------------------------------ asking
+
+    def heads(self, layout: Layout, studies: Int64) -> list[bytes]:
+        """Return heads of answers; an empty one for a study whose record has to be asked for, or that shows nothing."""
+        self._asked[layout] = self._asked.get(layout, 0) + 1        # one lost between two threads does no harm
+        made = self._heads.get(layout)
+        heads = made.of(studies) if made is not None else [b""] * len(studies)
+        if not all(heads):
+            numbers = studies.tolist()
+            heads = [head or self._head(layout, number) for head, number in zip(heads, numbers, strict=True)]
+        return heads
+
+    def _head(self, layout: Layout, number: int) -> bytes:
+        kept = self._kept[number] if number < len(self._kept) else None
+        return layout.head(kept) if kept else b""
+
+    def patients(self, studies: Int64) -> Int64:
+        """Return `patient_number` of each study that has a head, and any number of others."""
+        patients = self._patients
+        return patients.take(studies, mode="clip") if len(patients) else np.zeros(len(studies), dtype=np.int64)
+
+    def patient_of(self, number: int) -> int | None:
+        """Return the `patient_number` of a study, None of one that is not kept."""
+        is_kept = number < len(self._kept) and self._kept[number] is not None
+        return int(self._patients[number]) if is_kept else None
+
+    # ------------------------------------------------------------------------------------ following
 
     def load_some(self) -> bool:
-        """Take in some more studies; return whether all that fit are here."""
+        """Take in some more studies, then make some more heads; return whether all studies that fit are here."""
         with self._changing:
-            if self._loaded_to is None or len(self._studies) >= self._limit:
+            if self._loaded_to is None or self._count >= self._limit:
+                self._choose_layouts()
+                self._make_heads()
                 return True
             if self._sequence < 0:
                 self._sequence = self._catalogue.sequence()
             page = self._catalogue.studies_from(self._loaded_to, _PAGE)
-            for record in page:
-                self._put(record)
+            self._put(page)
             self._loaded_to = page[-1].study_instance_uid if len(page) == _PAGE else None
             return self._loaded_to is None
 
     def level(self) -> None:
-        """Apply what has changed in the Catalogue; until then `get` may tell of what is no more."""
+        """Apply what has changed in the Catalogue; until then `heads` may tell of what is no more."""
         if self._sequence < 0 or self._catalogue.sequence() == self._sequence:
             return
         with self._changing:
             changes = self._catalogue.studies_changed(self._sequence)
             if changes.erased or changes.sequence < self._sequence:     # which, nobody knows: begin again
-                self._studies.clear()
-                self._shared.clear()
+                self._kept, self._heads, self._count = [], {}, 0
                 self._sequence, self._loaded_to = -1, ""
                 return
             for uid in changes.hidden:
-                self._studies.pop(uid, None)
-            for record in changes.shown:
-                self._put(record)
+                number = self.numbers.get(uid)
+                if number is not None and number < len(self._kept) and self._kept[number] is not None:
+                    self._set(number, None)
+                    self._count -= 1
+            self._put(changes.shown)
             self._sequence = changes.sequence
 
-    def _put(self, record: StudyRecord) -> None:
-        uid = record.study_instance_uid
-        if uid in self._studies or len(self._studies) < self._limit:
-            self._studies[sys.intern(uid)] = kept_of(record, self._shared)     # the same object as the index has
+    def _put(self, records: Collection[StudyRecord]) -> None:
+        numbers = self.numbers.of([record.study_instance_uid for record in records])
+        missing = max(numbers, default=-1) + 1 - len(self._kept)
+        if missing > 0:
+            self._patients = np.asarray(grown(self._patients, len(self._kept) + missing))
+            self._kept += [None] * missing
+        for number, record in zip(numbers, records, strict=True):
+            is_new = self._kept[number] is None
+            if not is_new or self._count < self._limit:
+                self._count += is_new
+                self._patients[number] = patient_number(record.patient_key)
+                self._set(number, kept_of(record))
+
+    def _set(self, number: int, kept: bytes | None) -> None:
+        self._kept[number] = kept
+        for layout, heads in self._heads.items():
+            if number < heads.count:
+                heads.put(number, layout.head(kept) if kept else b"")
+
+    # ------------------------------------------------------------------------------------ heads made beforehand
+
+    def _choose_layouts(self) -> None:
+        asked = dict(self._asked)
+        if sum(asked.values()) >= _LAST_QUERIES:
+            self._asked = asked = {layout: times // 2 for layout, times in asked.items() if times > 1}
+            wanted = sorted(asked, key=lambda layout: asked[layout], reverse=True)[:_LAYOUTS]
+            self._heads = {layout: heads for layout, heads in self._heads.items() if layout in wanted}
+        often = [layout for layout, times in asked.items() if times >= _OFTEN and layout not in self._heads]
+        for layout in often[: _LAYOUTS - len(self._heads)]:
+            self._heads[layout] = _Heads()
+
+    def _make_heads(self) -> None:
+        for layout, heads in self._heads.items():
+            some = self._kept[heads.count : heads.count + _HEADS]
+            if some:
+                heads.add([layout.head(kept) if kept else b"" for kept in some])
+                return
 
 
-def kept_of(record: StudyRecord, shared: dict[bytes, bytes]) -> Kept:
-    """Return what is kept of a study; `shared` holds the values that many studies have."""
-    elements, is_plain = list(_EMPTY), True
-    for place, (name, vr, empty, is_shared) in enumerate(_COLUMNS):
+def patient_number(patient_key: str) -> int:
+    """Return a number of 64 bits that no two patients of an archive share but by a chance of one in 10^7; 0: unknown.
+    """
+    return hash(patient_key) if patient_key else 0
+
+
+def kept_of(record: StudyRecord) -> bytes:
+    """Return the elements that are kept of a study, implicit VR; nothing where one is not plain.
+
+    That is: not ASCII, of another VR than the dictionary's, or long.
+    """
+    elements = []
+    for name, vr, empty in _COLUMNS:
         known = record.attributes.get(name)
         if not known:
+            elements.append(empty)
             continue
         data, is_ascii = _encoded(empty, known)
-        is_plain &= is_ascii and known["vr"] == vr and len(data) < _LONGEST_BYTES
-        if is_shared:
-            data = shared.setdefault(data, data) if len(shared) < _SHARED_VALUES else shared.get(data, data)
-        elements[place] = data
-    return (record.patient_key, is_plain, *elements)
+        if not is_ascii or known["vr"] != vr or len(data) >= _LONGEST_BYTES:
+            return b""
+        elements.append(data)
+    return _BETWEEN.join(elements)
 
 
 def _encoded(empty: bytes, known: Element) -> tuple[bytes, bool]:
@@ -130,9 +292,9 @@ def _encoded(empty: bytes, known: Element) -> tuple[bytes, bool]:
     return write_element(tag, known, _IMPLICIT), not needs_utf_8((known,))
 
 
-def explicit(element: bytes, vr: bytes) -> bytes:
+def _explicit(element: bytes, vr: str) -> bytes:
     """Return a kept element in explicit VR little endian."""
-    return element[:4] + vr + element[4:6] + element[8:]
+    return element[:4] + vr.encode() + element[4:6] + element[8:]
 
 
-__all__ = ["IS_PLAIN", "PATIENT_KEY", "PLACES", "Kept", "KeptStudies", "explicit", "kept_of"]
+__all__ = ["KEPT_TAGS", "PLACES", "KeptStudies", "Layout", "kept_of", "patient_number"]

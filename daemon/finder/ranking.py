@@ -1,20 +1,23 @@
-"""The legs of one query, searched and ranked together; the Catalogue is asked once, for those that lead."""
+"""The legs of one query, searched and ranked together; the Catalogue is asked once, for those that lead.
+
+In columns: a query looks at some hundred studies, and a step in Python for each would take as long as the search.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import repeat
-from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from daemon.finder.examples import Leg, SimilarityQuery
-from daemon.finder.kept import IS_PLAIN, PATIENT_KEY, Kept, KeptStudies
+from daemon.finder.kept import Layout, patient_number
 from daemon.finder.scores import scores_of
 from encoders.base import Basis
-from storage.base import Int64, Kind, Neighbours, StudyRecord
+from storage.base import Float64, Int64, Kind, Neighbours, StudyRecord
 
 if TYPE_CHECKING:
     from daemon.finder.similarity import Similarity
@@ -31,12 +34,52 @@ _RARE = 0.1
 _SIEVED = 512
 
 
-#: A study with its best object: negative cosine, StudyInstanceUID, row of the object in `Owners`.
-#: Sorts by descending cosine, then by UID. A plain tuple: a query makes a hundred of them.
-Candidate = tuple[float, str, int]
+#: What an answer is made from: a study's record, or its head where that is kept.
+Known = StudyRecord | bytes
 
-#: A candidate's calibrated score 0..1, what its entry was made from, itself, and what is known of its study.
-Ranked = tuple[float, Basis, Candidate, StudyRecord | Kept]
+
+class Candidates(NamedTuple):
+    """Studies, each with its best object, as columns: by descending cosine, then by UID.
+
+    Attributes
+    ----------
+    studies : ndarray of int64
+        Numbers (`IndexSet.numbers`).
+    rows : ndarray of int64
+        Of the objects (`IndexSet.owners`).
+    """
+
+    studies: Int64
+    rows: Int64
+    cosines: Float64
+
+    def first(self, count: int) -> Candidates:
+        """Return so many from the beginning."""
+        return Candidates(self.studies[:count], self.rows[:count], self.cosines[:count])
+
+    def take(self, places: Int64) -> Candidates:
+        """Return those at some places."""
+        return Candidates(self.studies.take(places), self.rows.take(places), self.cosines.take(places))
+
+
+_NOBODY = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
+class Ranked(NamedTuple):
+    """The best studies as columns: by descending score, then by cosine and UID.
+
+    Attributes
+    ----------
+    scores : ndarray of float64
+        Calibrated, 0..1.
+    bases : list of Basis
+        What the entries were made from.
+    """
+
+    candidates: Candidates
+    scores: Float64
+    bases: list[Basis]
+    known: list[Known]
 
 
 @dataclass(slots=True)
@@ -45,8 +88,8 @@ class _Pool:
 
     Attributes
     ----------
-    candidates : list of Candidate
-        Sorted, filtered; complete down to `worst`.
+    candidates : Candidates
+        Filtered; complete down to `worst`.
     worst : float
         Cosine that nothing unseen surpasses; -2 when all has been seen.
     """
@@ -54,8 +97,8 @@ class _Pool:
     leg: Leg
     reach: int
     allowed: Int64 | None = None
-    candidates: Sequence[Candidate] = ()
-    scores: Sequence[float] = ()                    # of the candidates
+    candidates: Candidates = _NOBODY
+    scores: Float64 = field(default_factory=partial(np.zeros, 0))   # of the candidates
     worst: float = -2.0
     bound: float = -1.0                             # score that nothing unseen surpasses
 
@@ -68,18 +111,19 @@ class Ranking:
     """Searches the legs of one query until the best studies are certain."""
 
     def __init__(
-        self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str], kept: KeptStudies | None
+        self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str], layout: Layout | None
     ) -> None:
-        self._kept = kept
         self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
-        self._query, self._query_studies = query, frozenset(query_studies)
+        self._query, self._query_studies = query, dict.fromkeys(query_studies)
+        self._numbers, self._kept, self._layout = self._indexes.numbers, similarity.kept, layout
+        self._own = [number for uid in self._query_studies if (number := self._numbers.get(uid)) is not None]
         filters = query.findings or any(element.get("Value") for element in query.identifier.values())
         self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
         self._counts = self._indexes.counts()
-        self._known: dict[str, StudyRecord | Kept] = {}
-        self._patients: frozenset[str] | None = None if query.exclude_same_patient and query_studies else frozenset()
+        self._records: dict[str, StudyRecord] = {}  # as far as they had to be asked for
+        self._patients: frozenset[int] | None = None if query.exclude_same_patient and query_studies else frozenset()
 
-    def best(self, legs: Sequence[Leg], wanted: int) -> list[Ranked]:
+    def best(self, legs: Sequence[Leg], wanted: int) -> Ranked:
         """Return up to `wanted` studies by descending score, then by cosine and UID; never fewer than exist."""
         pools = [self._pool(leg, wanted) for leg in legs]
         todo = pools
@@ -89,8 +133,9 @@ class Ranking:
                 self._take(pool, near)
             ranked = self._accepted(pools, wanted)
             least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
-            if len(ranked) == wanted:
-                todo = [pool for pool in pools if not pool.exhausted and pool.bound > max(ranked[-1][0], least)]
+            if len(ranked.known) == wanted:
+                last = max(float(ranked.scores[-1]), least)
+                todo = [pool for pool in pools if not pool.exhausted and pool.bound > last]
             else:
                 todo = [pool for pool in pools if not pool.exhausted and pool.bound >= least]
             if not todo:
@@ -124,27 +169,32 @@ class Ranking:
         return self._indexes.nearest(pool.leg.kind, pool.leg.vector, pool.reach, pool.allowed)
 
     def _take(self, pool: _Pool, near: Neighbours) -> None:
-        pool.worst = -2.0
-        labels, similarities = near
-        if len(labels) >= pool.reach:
-            pool.worst = similarities[-1]
-        owners = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-        best: dict[str, Candidate] = {              # of each study its first, nearest: backwards, the first stays
-            owner[0]: (-similarity, *owner)
-            for similarity, owner in zip(reversed(similarities), reversed(owners), strict=True) if owner is not None
-        }  # fmt: skip
+        labels, cosines = near
+        is_cut = len(labels) >= pool.reach
+        pool.worst = float(cosines[-1]) if is_cut else -2.0
+        studies, rows = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
         # what lies beyond the last neighbour may still beat, or tie, what is no better than that
-        certain = -pool.worst
-        passing, own = self._passing, self._query_studies
-        pool.candidates = sorted([
-            found for found in best.values()
-            if found[0] < certain and found[1] not in own and (passing is None or found[1] in passing)
-        ])  # fmt: skip
-        cosines = [-found[0] for found in pool.candidates]
-        cosines.append(pool.worst)
-        *pool.scores, pool.bound = scores_of(
-            self._similarity.score, cosines, pool.leg.query_basis, pool.leg.entry_basis
-        )
+        passes = (studies >= 0) & (cosines > pool.worst)
+        for own in self._own:
+            passes &= studies != own
+        if self._passing is not None:
+            passing, texts = self._passing, self._numbers.texts
+            passes &= np.fromiter((texts[study] in passing for study in studies.tolist()), np.bool_, len(studies))
+        found = Candidates(studies[passes], rows[passes], cosines[passes])
+        if len(set(found.studies.tolist())) < len(found.studies):   # of each study its nearest, that is the first
+            found = found.take(np.sort(np.unique(found.studies, return_index=True)[1]))
+        pool.candidates = found = self._by_uid_where_equal(found)
+        scored = np.concatenate((found.cosines, cosines[-1:])) if is_cut else found.cosines
+        scores = scores_of(self._similarity.score, scored, pool.leg.query_basis, pool.leg.entry_basis)
+        pool.scores, pool.bound = scores[: len(found.cosines)], float(scores[-1]) if is_cut else -1.0
+
+    def _by_uid_where_equal(self, found: Candidates) -> Candidates:
+        """Return candidates, whose cosines descend, so that equal ones stand in order of UIDs."""
+        if not np.count_nonzero(found.cosines[1:] == found.cosines[:-1]):
+            return found
+        uids, cosines = [self._numbers.texts[study] for study in found.studies.tolist()], found.cosines.tolist()
+        places = sorted(range(len(uids)), key=lambda place: (-cosines[place], uids[place]))
+        return found.take(np.asarray(places, dtype=np.int64))
 
     def _allowed(self, leg: Leg) -> Int64 | None:
         """Return the labels that a leg may find, None where all may be."""
@@ -158,55 +208,86 @@ class Ranking:
 
     # ------------------------------------------------------------------------------------ all legs
 
-    def _accepted(self, pools: Sequence[_Pool], wanted: int) -> list[Ranked]:
-        ranked: list[tuple[float, Basis, Candidate]] = []
-        for pool in pools:
-            ranked += zip(pool.scores, repeat(pool.leg.entry_basis), pool.candidates)
-        if self._query.minimum_score is not None:
-            ranked = [hit for hit in ranked if hit[0] >= self._query.minimum_score]
-        ranked.sort(key=itemgetter(0), reverse=True)    # stable: within a leg equal scores stay by cosine, then by UID
-        learnt = self._known
-        accepted: dict[str, Ranked] = {}            # a report may come between two legs: a study is answered once
+    def _accepted(self, pools: Sequence[_Pool], wanted: int) -> Ranked:
+        found, scores, bases = self._merged(pools)
+        accepted: list[int] = []
+        known: list[Known] = []
         step = wanted + _SPARE
-        for start in range(0, len(ranked), step):
-            part = ranked[start : start + step]
-            patients = self._learn([candidate[1] for _, _, candidate in part])
-            for score, basis, candidate in part:
-                study = candidate[1]
-                known = learnt.get(study)
-                if known is None or study in accepted:
-                    continue
-                patient = known[PATIENT_KEY] if isinstance(known, tuple) else known.patient_key
-                if patient not in patients:
-                    accepted[study] = score, basis, candidate, known
-                    if len(accepted) == wanted:
-                        return list(accepted.values())
-        return list(accepted.values())
+        for start in range(0, len(scores), step):
+            told = self._learn(found.studies[start : start + step])
+            accepted += [place for place, of in enumerate(told, start) if of]
+            known += filter(None, told)
+            if len(known) >= wanted:
+                break
+        accepted, known = accepted[:wanted], known[:wanted]
+        if accepted == list(range(len(accepted))):  # nobody has been left out
+            return Ranked(found.first(len(accepted)), scores[: len(accepted)], bases[: len(accepted)], known)
+        places = np.asarray(accepted, dtype=np.int64)
+        return Ranked(found.take(places), scores.take(places), [bases[place] for place in accepted], known)
 
-    def _learn(self, studies: Sequence[str]) -> frozenset[str]:
-        """Learn what is not known yet of studies, but of those that have gone; return the patients to leave out."""
-        known = self._known
-        asked = [study for study in studies if study not in known]
-        if asked and self._patients is None:
-            asked += self._query_studies
-        if asked and self._kept is not None:
-            self._kept.level()
-            missing, get = [], self._kept.get
-            for study in asked:
-                kept = get(study)
-                if kept is not None and kept[IS_PLAIN]:
-                    known[study] = kept
-                else:
-                    missing.append(study)
-            asked = missing
+    def _merged(self, pools: Sequence[_Pool]) -> tuple[Candidates, Float64, list[Basis]]:
+        """Return the candidates of all legs by descending score, within a leg by cosine and UID; scores and bases."""
+        (first, *others), least = pools, self._query.minimum_score
+        found, scores, bases = first.candidates, first.scores, [first.leg.entry_basis] * len(first.scores)
+        if others:
+            found = Candidates(*map(np.concatenate, zip(*(pool.candidates for pool in pools), strict=True)))
+            scores = np.concatenate([pool.scores for pool in pools])
+            bases = [pool.leg.entry_basis for pool in pools for _ in range(len(pool.scores))]
+        elif least is None and not np.count_nonzero(scores[1:] > scores[:-1]):
+            return found, scores, bases             # as nearly always: scores rise with cosines
+        order = np.argsort(-scores, kind="stable")
+        if least is not None:
+            order = order[scores.take(order) >= least]
+        if others:                                  # a report may come between two legs: a study is answered once
+            order = order[np.sort(np.unique(found.studies.take(order), return_index=True)[1])]
+        return found.take(order), scores.take(order), [bases[place] for place in order.tolist()]
+
+    def _learn(self, studies: Int64) -> Sequence[Known | None]:
+        """Return what is known of studies; nothing of those that have gone, and of the same patient's."""
+        kept, layout = self._kept, self._layout
+        known: list[Known | None] = [None] * len(studies)
+        if kept is not None and layout is not None:
+            kept.level()
+            known[:] = kept.heads(layout, studies)
+        missing = [] if all(known) else [place for place, head in enumerate(known) if not head]
+        texts, numbers = self._numbers.texts, studies.tolist() if missing else []
+        asked = [texts[numbers[place]] for place in missing]
+        if self._patients is None:
+            self._patients = self._own_patients(asked)
+        if self._patients and kept is not None and len(missing) < len(known):
+            patients = kept.patients(studies)
+            for patient in self._patients:
+                for place in (patients == patient).nonzero()[0].tolist():
+                    known[place] = None
+        if missing:
+            self._ask(asked)
+            for place, uid in zip(missing, asked, strict=True):
+                record = self._records.get(uid)
+                is_other = record is not None and patient_number(record.patient_key) not in self._patients
+                known[place] = record if is_other else None
+        return known
+
+    def _own_patients(self, asked: Sequence[str]) -> frozenset[int]:
+        """Return the numbers of the query studies' patients; their records are asked for together with others."""
+        patients, others = set(), []
+        for uid in self._query_studies:
+            number = self._numbers.get(uid)
+            patient = None if self._kept is None or number is None else self._kept.patient_of(number)
+            if patient is None:
+                others.append(uid)
+            else:
+                patients.add(patient)
+        if others:
+            self._ask([*others, *asked])
+            patients |= {patient_number(self._records[uid].patient_key) for uid in others if uid in self._records}
+        return frozenset(patients - {0})
+
+    def _ask(self, uids: Sequence[str]) -> None:
+        """Ask the Catalogue for the records of studies, but of those that it has been asked for."""
+        asked = [uid for uid in uids if uid not in self._records]
         if asked:
             with_report, with_findings = self._query.with_report, self._query.with_findings
-            known.update(self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings))
-        if self._patients is None:
-            own = [known[study] for study in self._query_studies if study in known]
-            keys = [of[PATIENT_KEY] if isinstance(of, tuple) else of.patient_key for of in own]
-            self._patients = frozenset(key for key in keys if key)
-        return self._patients
+            self._records |= self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings)
 
 
-__all__ = ["Candidate", "Ranked", "Ranking"]
+__all__ = ["Candidates", "Known", "Ranked", "Ranking"]

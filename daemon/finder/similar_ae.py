@@ -25,7 +25,7 @@ from pynetdicom.sop_class import (
 
 from daemon.config import Config, Right
 from daemon.finder import identifiers, relay, responses
-from daemon.finder.answers import AnswerWriter, may_be_kept
+from daemon.finder.answers import AnswerWriter, layout_of
 from daemon.finder.errors import FinderError, TooManyMatches
 from daemon.finder.exchange import Exchange, QueryingAssociation, QueryingUpperLayer
 from daemon.finder.haste import Haste
@@ -170,10 +170,11 @@ class Service:
     def _answers(self, request: identifiers.FindRequest, syntax: Syntax) -> Iterator[bytes]:
         if request.similarity is not None:
             similarity = self.finder.similarity
-            kept_will_do = may_be_kept(request, syntax) and similarity.indexes.generation.model_id.isascii()
-            answer = similarity.answer(request.similarity, kept_will_do=kept_will_do)
+            is_ascii = similarity.indexes.generation.model_id.isascii()
+            layout = layout_of(request, self._provenance, syntax) if is_ascii else None
+            answer = similarity.answer(request.similarity, layout=layout)
             writer = AnswerWriter(request, self._provenance, syntax, answer)
-            if kept_will_do:
+            if layout is not None:
                 return iter(writer.all_similar(answer.matches))
             series = self._series(request, [match.study_instance_uid for match in answer.matches])
             return (

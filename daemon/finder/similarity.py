@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from daemon.finder.beside import Beside
 from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import BASES, Example, SimilarityQuery, compared, example_of, legs_of, pooled
-from daemon.finder.kept import Kept, KeptStudies
-from daemon.finder.ranking import Ranking
+from daemon.finder.kept import KeptStudies, Layout
+from daemon.finder.ranking import Known, Ranking
 from daemon.finder.scores import Scorer
 from encoders.base import Basis, Encoder, Float32
 from storage.base import Catalogue, Int64, Kind, StudyRecord
@@ -19,10 +19,6 @@ from storage.index.table import BadLabel
 
 TRUNCATED = "TRUNCATED"
 INDEX_PARTIAL = "INDEX PARTIAL"
-
-
-def _no_object(_row: int) -> str:
-    return ""
 
 
 class Match(NamedTuple):
@@ -37,20 +33,66 @@ class Match(NamedTuple):
     cosine: float
     basis: Basis
     sop_instance_uid: str
-    known: StudyRecord | Kept
+    known: Known
 
     @property
     def study(self) -> StudyRecord:
-        """The study's record; there is none where `Similarity.answer` was told that kept ones will do."""
+        """The study's record; there is none where `Similarity.answer` was told that heads will do."""
         assert isinstance(self.known, StudyRecord)
         return self.known
+
+
+def _no_object(_place: int) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Matches(Sequence[Match]):
+    """Matches by rank, as columns; one of them is made when it is looked at.
+
+    Attributes
+    ----------
+    scores, cosines : list of float
+    bases : list of Basis
+    known : list of StudyRecord or bytes
+    study_uid, sop_uid : callable
+        Return the StudyInstanceUID and the best object's SOPInstanceUID of a place.
+    """
+
+    scores: list[float]
+    cosines: list[float]
+    bases: list[Basis]
+    known: list[Known]
+    study_uid: Callable[[int], str]
+    sop_uid: Callable[[int], str] = _no_object
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    @overload
+    def __getitem__(self, place: int) -> Match: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Match]: ...
+
+    def __getitem__(self, place: int | slice) -> Match | Sequence[Match]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        return Match(
+            place + 1, self.study_uid(place), self.scores[place], self.cosines[place], self.bases[place],
+            self.sop_uid(place), self.known[place],
+        )  # fmt: skip
+
+
+NO_MATCHES = Matches([], [], [], [], _no_object)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Matches by descending score, and what the reader has to know about them (xx16 Flags)."""
 
-    matches: tuple[Match, ...]
+    matches: Matches
     flags: tuple[str, ...]
     model_id: str
 
@@ -69,7 +111,7 @@ class Similarity:
     waiting : callable
         Returns True for a SOP Instance UID that was received and is not in the Catalogue yet.
     kept : KeptStudies, optional
-        Studies whose records need not be asked for.
+        Studies whose records need not be asked for; by the indexes' numbers (ValueError).
     beside : Beside, optional
         Threads that search a second graph meanwhile.
     """
@@ -88,19 +130,21 @@ class Similarity:
         kept: KeptStudies | None = None,
         beside: Beside | None = None,
     ) -> None:
+        if kept is not None and kept.numbers is not indexes.numbers:
+            raise ValueError("studies have other numbers in the indexes than where they are kept")
         self.catalogue, self.indexes, self.encoder, self.score = catalogue, indexes, encoder, score
         self.partial, self.waiting = partial, waiting
         self.default_results, self.maximum_results, self.kept = default_results, maximum_results, kept
         self.beside = Beside(0) if beside is None else beside
         self._unreported: tuple[int, dict[Kind, Int64]] = (-1, {})
 
-    def answer(self, query: SimilarityQuery, *, kept_will_do: bool = False) -> Answer:
+    def answer(self, query: SimilarityQuery, *, layout: Layout | None = None) -> Answer:
         """Return the most similar studies.
 
         Parameters
         ----------
-        kept_will_do : bool
-            A match may hold what is kept of its study instead of its record.
+        layout : Layout, optional
+            Of an answer's head: a match may hold that instead of its study's record.
 
         Raises
         ------
@@ -126,15 +170,15 @@ class Similarity:
         asked = query.max_results or self.default_results
         limit = min(asked, self.maximum_results)
         own = [example.study_instance_uid for example in examples if example.study_instance_uid]
-        kept = self.kept if kept_will_do else None
-        ranked = Ranking(self, query, own, kept).best(legs, limit + (asked > limit))  # one more: the list was cut
-        sop_of = self.indexes.sop_instance_uid if query.with_objects else _no_object
-        new = tuple.__new__                         # a third of what Match() takes
-        matches = tuple([
-            new(Match, (rank, study, score, -negative_cosine, basis, sop_of(row), known))
-            for rank, (score, basis, (negative_cosine, study, row), known) in enumerate(ranked[:limit], 1)
-        ])  # fmt: skip
-        flags = [TRUNCATED] if len(ranked) > limit else []
+        ranked = Ranking(self, query, own, layout).best(legs, limit + (asked > limit))  # one more: the list was cut
+        studies, rows, cosines = ranked.candidates
+        texts, sop_of = self.indexes.numbers.texts, self.indexes.sop_instance_uid
+        matches = Matches(
+            ranked.scores[:limit].tolist(), cosines[:limit].tolist(), ranked.bases, ranked.known[:limit],
+            lambda place: texts[studies[place]],
+            (lambda place: sop_of(rows[place])) if query.with_objects else _no_object,
+        )
+        flags = [TRUNCATED] if len(ranked.known) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []
         return Answer(matches, tuple(flags), generation.model_id)
 

@@ -28,6 +28,7 @@ from storage.index.owners import Owners
 from storage.index.pages import give_back
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
+from storage.numbers import Numbers
 from storage.snapshot import SnapshotManifest, load_snapshot, save_snapshot
 
 log = structlog.get_logger(__name__)
@@ -69,18 +70,22 @@ class IndexSet:
     generation : Generation
     sequence : int
         The Catalogue's sequence number up to which changes have been applied.
+    numbers : Numbers
+        Of StudyInstanceUIDs.
     """
 
-    def __init__(self, catalogue: Catalogue, generation: Generation, directory: Path, settings: IndexSettings) -> None:
+    def __init__(
+        self, catalogue: Catalogue, generation: Generation, directory: Path, settings: IndexSettings, numbers: Numbers
+    ) -> None:
         """Make an empty set; use `open`, which fills it."""
-        self.generation = generation
+        self.generation, self.numbers = generation, numbers
         self.sequence = 0
         self._catalogue = catalogue
         self._directory = directory / f"generation-{generation.generation_id}"
         self._settings = settings
         self._changing = threading.Lock()
         self._snapshot_sequence = -1
-        self._owners = Owners()
+        self._owners = Owners(numbers)
         self._indexes: dict[Kind, LabelledIndex] = {
             kind: engine(settings.type)(generation.dim, **settings.parameters()) for kind in Kind
         }
@@ -92,6 +97,7 @@ class IndexSet:
         generation: Generation,
         directory: Path,
         settings: IndexSettings | None = None,
+        numbers: Numbers | None = None,
     ) -> IndexSet:
         """Return a set level with the Catalogue: from the newest sound snapshot and what came after, else rebuilt.
 
@@ -99,16 +105,19 @@ class IndexSet:
         ----------
         directory : Path
             Folder of the snapshots; made when missing, may be deleted at any time while the service is stopped.
+        numbers : Numbers, optional
+            Of StudyInstanceUIDs, where they are shared with another generation's set or with what is kept of studies.
         """
-        opened = cls._opened(catalogue, generation, directory, settings or IndexSettings())
+        numbers = Numbers() if numbers is None else numbers         # an empty one is false, and still to be shared
+        opened = cls._opened(catalogue, generation, directory, settings or IndexSettings(), numbers)
         give_back()
         return opened
 
     @classmethod
     def _opened(
-        cls, catalogue: Catalogue, generation: Generation, directory: Path, settings: IndexSettings
+        cls, catalogue: Catalogue, generation: Generation, directory: Path, settings: IndexSettings, numbers: Numbers
     ) -> IndexSet:
-        opened = cls(catalogue, generation, directory, settings)
+        opened = cls(catalogue, generation, directory, settings, numbers)
         if opened._restore():
             try:
                 if opened.sequence <= catalogue.sequence():
@@ -119,7 +128,7 @@ class IndexSet:
                 return opened
             log.warning("index.snapshot_disagreed", generation=generation.generation_id)
             shutil.rmtree(opened._directory, ignore_errors=True)    # of another database, or one from a backup
-            opened = cls(catalogue, generation, directory, settings)
+            opened = cls(catalogue, generation, directory, settings, numbers)
         opened.follow()
         log.info("index.rebuilt", generation=generation.generation_id, vectors=sum(opened.counts().values()))
         return opened
@@ -206,9 +215,7 @@ class IndexSet:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, or None if it has just been removed."""
         return self._owners.owner(label)
 
-    def owners(
-        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> list[tuple[str, int] | None]:
+    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> tuple[Int64, Int64]:
         """See `Owners.owners`."""
         return self._owners.owners(labels, kind, holds)
 
@@ -322,7 +329,7 @@ class IndexSet:
     def _load_files(
         self, folder: Path, manifest: SnapshotManifest
     ) -> tuple[dict[Kind, LabelledIndex], Owners]:
-        owners = Owners.load(folder)
+        owners = Owners.load(folder, self.numbers)
         indexes = {
             kind: engine(self._settings.type).load(
                 folder / kind.value, self.generation.dim, **self._settings.parameters()

@@ -53,8 +53,6 @@ FIRST_CHUNK = 2048
 LARGEST_EF = 4096
 #: Vectors read out of the graph at once: hnswlib makes Python numbers of them, and holds the GIL.
 _READ_CHUNK = 256
-#: So few are read from the graph sooner (20 us each) than from the file.
-_FEW = 2
 _SEED = 100
 
 
@@ -296,8 +294,8 @@ class HnswIndex:
 
     def _full(self, nodes: Int64) -> Float32:
         """Return the vectors of live nodes, float32 (n, dim): those of the last snapshot from its file."""
-        if len(nodes) <= _FEW:
-            return np.asarray(self._graph.get_items(nodes), dtype=np.float32).reshape(-1, self.dim)
+        if len(nodes) == 1:
+            return self._one(int(nodes[0]))
         vectors = np.full((len(nodes), self.dim), np.nan, dtype=np.float32)
         saved = self._saved
         if saved is not None:
@@ -309,6 +307,14 @@ class HnswIndex:
             some = left[start : start + _READ_CHUNK]
             vectors[some] = self._graph.get_items(nodes[some])
         return vectors
+
+    def _one(self, node: int) -> Float32:
+        """Return what `_full` does of one node, the example of most queries, in half of the time."""
+        if self._saved is not None and node < self._saved.count:
+            data = self._saved.read_bytes(node)
+            if self._table.is_of(node, data):
+                return np.frombuffer(data, dtype=np.float32).reshape(1, self.dim)
+        return np.asarray(self._graph.get_items([node]), dtype=np.float32)
 
     def vectors(self, labels: Sequence[int]) -> Float32:
         """Return the vectors of labels, float32 (n, dim); BadLabel if one is not there."""

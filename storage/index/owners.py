@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from binascii import unhexlify
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from storage.base import EmbeddingRow, Int64, Kind, StorageError
 from storage.index.table import grown
+from storage.numbers import Numbers
 
 _FILE = "owners.npz"
 _KINDS = tuple(Kind)
@@ -59,9 +59,15 @@ class Owners:
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
     resized.
+
+    Parameters
+    ----------
+    numbers : Numbers
+        Of StudyInstanceUIDs, shared with whoever else keeps something of studies.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
         self._count = 0
         self._above = np.zeros(0, dtype=np.int32)                   # labels, less the first
         self._kinds = np.zeros(0, dtype=np.int8)                    # _GONE: no longer here
@@ -72,23 +78,16 @@ class Owners:
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
         self._sops: Texts = np.zeros(0, dtype="S1")                 # packed, as wide as the longest of them
         self._sop_count = 0
-        self._numbers: dict[str, int] = {}                          # of studies
-        self._uids: list[str] = []                                  # of studies, by number; interned
-        self._last = np.zeros(0, dtype=np.int32)                    # row of a study
+        self._last_row = np.zeros(0, dtype=np.int32)                # 1 + last row of a study, by number; 0: none
         self._held = np.zeros((0, len(_KINDS)), dtype=np.bool_)     # whether a study has live rows, by kind
 
     # ------------------------------------------------------------------------------------ changes
 
     def put(self, rows: Sequence[EmbeddingRow]) -> None:
         """Take rows in, ascending by label, all of them above those that are here."""
-        new = [row.study_instance_uid for row in rows if row.study_instance_uid not in self._numbers]
-        uids = list(map(sys.intern, dict.fromkeys(new)))
-        known = len(self._numbers)
-        self._last = np.asarray(grown(self._last, known + len(uids)))
-        self._last[known : known + len(uids)] = -1
-        self._held = np.asarray(grown(self._held, known + len(uids)))
-        self._uids += uids
-        self._numbers.update({uid: known + number for number, uid in enumerate(uids)})
+        studies = self._numbers.of([row.study_instance_uid for row in rows])
+        self._last_row = np.asarray(grown(self._last_row, max(studies, default=-1) + 1))
+        self._held = np.asarray(grown(self._held, len(self._last_row)))
         start, end = self._count, self._count + len(rows)
         if rows:
             self._first_label = self._first_label if start else rows[0].label
@@ -97,17 +96,17 @@ class Owners:
             setattr(self, name, grown(getattr(self, name), end))
         sops = [_packed(row.sop_instance_uid) for row in rows if row.sop_instance_uid]
         self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
-        for place, row in enumerate(rows, start):
-            number, kind = self._numbers[row.study_instance_uid], _KIND_NUMBERS[row.kind]
+        for place, (number, row) in enumerate(zip(studies, rows, strict=True), start):
+            kind = _KIND_NUMBERS[row.kind]
             self._above[place] = row.label - self._first_label
             self._kinds[place] = kind
-            self._row_study[place], self._before[place] = number, self._last[number]
+            self._row_study[place], self._before[place] = number, self._last_row[number] - 1
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
             self._held[number, kind] = True
             self._count = place + 1
             self._next_row[row.label - self._first_label] = place + 1
-            self._last[number] = place
+            self._last_row[number] = place + 1
 
     def drop(self, label: int) -> None:
         """Take a label out that is here."""
@@ -116,7 +115,7 @@ class Owners:
         study, kind = self._row_study[row], self._kinds[row]
         self._kinds[row] = _GONE
         self._next_row[label - self._first_label] = 0
-        row = int(self._last[study])
+        row = int(self._last_row[study]) - 1
         while row >= 0 and self._kinds[row] != kind:
             row = int(self._before[row])
         self._held[study, kind] = row >= 0
@@ -140,12 +139,10 @@ class Owners:
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
         row = self._row_of(label)
-        return None if row is None else (self._uids[self._row_study[row]], self.sop_instance_uid(row))
+        return None if row is None else (self._numbers.texts[self._row_study[row]], self.sop_instance_uid(row))
 
-    def owners(
-        self, labels: Sequence[int], kind: Kind = Kind.JOINT, holds: bool | None = None
-    ) -> list[tuple[str, int] | None]:
-        """Return StudyInstanceUID and row of each label, None of one that is not here.
+    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> tuple[Int64, Int64]:
+        """Return the number of each label's study, -1 of a label that is not here, and the label's row.
 
         Parameters
         ----------
@@ -153,30 +150,33 @@ class Owners:
             None: of all labels; else only of those whose study has, or has not, a label of this kind.
         """
         next_row, first = self._next_row, self._first_label         # first: the others, read later, know what it knows
-        if labels and not first <= min(labels) <= max(labels) < first + len(next_row):
-            inside = [label for label in labels if first <= label < first + len(next_row)]
-            known = dict(zip(inside, self.owners(inside, kind, holds), strict=True))
-            return [known.get(label) for label in labels]
+        if not len(next_row):
+            nobody = np.full(len(labels), -1, dtype=np.int64)
+            return nobody, nobody
         # by take, which asks the memory for many at once: one after another each waits a tenth of a microsecond
-        rows = next_row.take(np.asarray(labels, dtype=np.int64) - first, mode="clip") - 1
-        numbers = self._row_study.take(rows, mode="clip")           # whatever comes of a row -1, it is left out
-        owners = zip(map(self._uids.__getitem__, numbers.tolist()), rows.tolist(), strict=True)
-        if holds is None:
-            return [owner if owner[1] >= 0 else None for owner in owners]
-        held = self._held[numbers, _KIND_NUMBERS[kind]].tolist()
-        return [
-            owner if owner[1] >= 0 and of_kind is holds else None
-            for owner, of_kind in zip(owners, held, strict=True)
-        ]
+        places = labels - first
+        rows = next_row.take(places, mode="clip") - np.int64(1)
+        studies = self._row_study.take(rows, mode="clip").astype(np.int64)
+        unknown = (rows < 0) | (places.view(np.uint64) >= len(next_row))    # below the first: huge
+        if holds is not None:
+            unknown |= self._held[studies, _KIND_NUMBERS[kind]] != holds
+        if np.count_nonzero(unknown):
+            studies[unknown] = -1
+        return studies, rows
 
     def sop_instance_uid(self, row: int) -> str:
         """Return the SOPInstanceUID of a row, "" of a JOINT one."""
         place = self._row_sop[row]
         return _unpacked(bytes(self._sops[place])) if place >= 0 else ""
 
+    def _number_of(self, study_instance_uid: str) -> int | None:
+        """Return the number of a study that has, or had, rows here."""
+        number = self._numbers.get(study_instance_uid)
+        return number if number is not None and number < len(self._last_row) else None
+
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a label of this kind."""
-        number = self._numbers.get(study_instance_uid)
+        number = self._number_of(study_instance_uid)
         return number is not None and bool(self._held[number, _KIND_NUMBERS[kind]])
 
     def labels_without(self, kind: Kind, has: Kind, lacks: Kind) -> Int64:
@@ -188,12 +188,11 @@ class Owners:
 
     def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
         """Return the labels of one kind that studies have, ascending."""
-        found = [number for uid in study_instance_uids if (number := self._numbers.get(uid)) is not None]
-        rows, parts = self._last[np.asarray(found, dtype=np.int64)], []
-        while len(rows):                                            # once for each row that one study has
+        found = [number for uid in study_instance_uids if (number := self._number_of(uid)) is not None]
+        rows, parts = self._last_row[np.asarray(found, dtype=np.int64)] - 1, []
+        while len(rows := rows[rows >= 0]):                         # once for each row that one study has
             parts.append(rows)
             rows = self._before[rows]
-            rows = rows[rows >= 0]
         if not parts:
             return np.zeros(0, dtype=np.int64)
         every = np.concatenate(parts)
@@ -203,8 +202,8 @@ class Owners:
     def labels_of_study(self, study_instance_uid: str) -> dict[Kind, list[int]]:
         """Return the labels that a study has, ascending, by kind; no kind without any."""
         found: dict[Kind, list[int]] = {}
-        number = self._numbers.get(study_instance_uid)
-        row = -1 if number is None else int(self._last[number])
+        number = self._number_of(study_instance_uid)
+        row = -1 if number is None else int(self._last_row[number]) - 1
         while row >= 0:
             kind = self._kinds[row]                                 # once: it may go any moment
             if kind != _GONE:
@@ -220,28 +219,30 @@ class Owners:
         places = self._row_sop[live]
         named = places >= 0
         row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
-        studies = np.asarray([uid.encode() for uid in self._uids], dtype=np.bytes_)
+        numbers, row_study = np.unique(self._row_study[live], return_inverse=True)
+        studies = np.asarray([self._numbers.texts[number].encode() for number in numbers.tolist()], dtype=np.bytes_)
         np.savez(
-            folder / _FILE, labels=self._labels_of_rows(live), kinds=self._kinds[live], row_study=self._row_study[live],
+            folder / _FILE, labels=self._labels_of_rows(live), kinds=self._kinds[live], row_study=row_study,
             row_sop=row_sop, packed_sops=self._sops[places[named]], studies=studies,
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Owners:
+    def load(cls, folder: Path, numbers: Numbers) -> Owners:
         """Return what `save` wrote; StorageError when it contradicts itself."""
-        owners = cls()
+        owners = cls(numbers)
         with np.load(folder / _FILE, allow_pickle=False) as file:
-            labels, owners._kinds, owners._row_study = file["labels"], file["kinds"], file["row_study"]
+            labels, owners._kinds, row_study = file["labels"], file["kinds"], file["row_study"]
             owners._row_sop, uids = file["row_sop"], file["studies"].tolist()
             if "packed_sops" in file:
                 owners._sops = file["packed_sops"]
             else:                                                   # of a snapshot made before they were packed
                 owners._sops = _with_texts(owners._sops, 0, [_packed(sop.decode()) for sop in file["sops"].tolist()])
         count, studies, owners._sop_count = len(labels), len(uids), len(owners._sops)
-        if not count == len(owners._kinds) == len(owners._row_study) == len(owners._row_sop) or (
+        if not count == len(owners._kinds) == len(row_study) == len(owners._row_sop) or (
             count
             and (
-                owners._row_study.max() >= studies
+                row_study.max() >= studies
+                or row_study.min() < 0
                 or owners._kinds.min() < 0
                 or owners._kinds.max() >= len(_KINDS)
                 or owners._row_sop.max() >= owners._sop_count
@@ -254,14 +255,14 @@ class Owners:
             owners._above = (labels - owners._first_label).astype(np.int32)
             owners._next_row = np.zeros(int(owners._above[-1]) + 1, dtype=np.int32)
             owners._next_row[owners._above] = np.arange(1, count + 1)
-        owners._uids = [sys.intern(uid.decode()) for uid in uids]
-        owners._numbers = {uid: number for number, uid in enumerate(owners._uids)}
-        owners._held = np.zeros((studies, len(_KINDS)), dtype=np.bool_)
+        found = np.asarray(numbers.of([uid.decode() for uid in uids]), dtype=np.int32)
+        owners._row_study = found[row_study]
+        owners._held = np.zeros((int(found.max(initial=-1)) + 1, len(_KINDS)), dtype=np.bool_)
         owners._held[owners._row_study, owners._kinds] = True
         by_study = np.argsort(owners._row_study, kind="stable").astype(np.int32)
         again = np.flatnonzero(np.diff(owners._row_study[by_study]) == 0)
         owners._before = np.full(count, -1, dtype=np.int32)
         owners._before[by_study[again + 1]] = by_study[again]
-        owners._last = np.full(studies, -1, dtype=np.int32)
-        owners._last[owners._row_study[by_study]] = by_study
+        owners._last_row = np.zeros(len(owners._held), dtype=np.int32)
+        owners._last_row[owners._row_study[by_study]] = by_study + 1
         return owners

@@ -65,9 +65,15 @@ class SavedVectors:
     def read(self, nodes: Int64) -> Float32:
         """Return the vectors of nodes, float32 (n, dim); rows that cannot be read whole are NaN."""
         vectors = np.full((len(nodes), self.dim), np.nan, dtype=np.float32)
-        descriptor, size = self._file.fileno(), self.dim * 4
         for row, element in enumerate(self._element[nodes].tolist()):
-            data = os.pread(descriptor, size, self._header.place(element) + self._header.vector_offset)
-            if len(data) == size:
+            data = self._bytes_of(element)
+            if len(data) == self.dim * 4:
                 vectors[row] = np.frombuffer(data, dtype=np.float32)
         return vectors
+
+    def read_bytes(self, node: int) -> bytes:
+        """Return the bytes of a node's vector, fewer of one that cannot be read whole."""
+        return self._bytes_of(int(self._element[node]))
+
+    def _bytes_of(self, element: int) -> bytes:
+        return os.pread(self._file.fileno(), self.dim * 4, self._header.place(element) + self._header.vector_offset)

@@ -82,9 +82,13 @@ def grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
     return larger
 
 
+def _digest(vector: bytes | memoryview) -> bytes:
+    return blake2b(vector, digest_size=16).digest()
+
+
 def digests_of(vectors: Float32) -> UInt64:
     """Return 128 bits of each vector, uint64 (n, 2): equal for equal vectors, and for no others that will ever be."""
-    digests = b"".join([blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(vectors)])
+    digests = b"".join([_digest(row.data) for row in np.ascontiguousarray(vectors)])
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
@@ -273,6 +277,11 @@ class LabelTable:
             raise BadLabel("a label is not in the index")
         return np.asarray(self._row_node[rows], dtype=np.int64)
 
+    def is_of(self, node: int, vector: bytes) -> bool:
+        """Return whether these bytes are those of a node's vector."""
+        digest: bytes = self._digests[node].astype("<u8").tobytes()
+        return digest == _digest(vector)
+
     def _node_of(self, label: int) -> int:
         row = bisect_left(self._labels.data, label, 0, self.rows)
         if row == self.rows or self._labels[row] != label or not self._row_live[row]:
@@ -332,25 +341,29 @@ class LabelTable:
             passes = allowed[places] == labels
             labels, score = labels[passes], score[passes]
         best = np.lexsort((labels, -score))[:k]
-        return Neighbours(labels[best].tolist(), np.minimum(np.maximum(score[best], np.float32(-1)), 1).tolist())
+        return Neighbours(labels[best], np.minimum(np.maximum(score[best], np.float32(-1)), 1).astype(np.float64))
 
     def nearest(self, nodes: NDArray[np.uint64], distances: Float32, k: int) -> Neighbours:
         """Return the best k live labels of nodes that a graph found, nearest first: what `neighbours` does, sooner."""
-        far = distances[: k + _TIES].tolist()
+        far = distances[: k + _TIES]
         count = min(k, len(far))
         while 0 < count < len(far) and far[count] == far[count - 1]:
             count += 1
         if k < count == len(far) < len(distances):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        rows = self._last_row.take(nodes[:count].view(np.int64))
+        rows, far = self._last_row.take(nodes[:count].view(np.int64)), far[:count]
         if (self.live_rows != self.rows and not self._row_live.take(rows).all()) or (
             self.rows != self.nodes and self._row_before.take(rows).max() >= 0
         ):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        found = sorted(zip(far, self._labels.take(rows).tolist(), strict=False))[:k]
-        if found and (found[0][0] < 0 or found[-1][0] > 2):         # by rounding
-            found = [(min(max(away, 0.0), 2.0), label) for away, label in found]
-        return Neighbours([label for _, label in found], [1 - away for away, _ in found])
+        labels = self._labels.take(rows)
+        if np.count_nonzero(far[1:] == far[:-1]):                   # equally far: by label
+            order = np.lexsort((labels, far))[:k]
+            labels, far = labels[order], far[order]
+        similarities = 1 - far.astype(np.float64)
+        if count and (far[0] < 0 or far[-1] > 2):                   # by rounding
+            similarities = np.clip(similarities, -1, 1)
+        return Neighbours(labels, similarities)
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1

@@ -17,11 +17,13 @@ from harness import PEER_ENVIRONMENT, await_listeners, end, free_port
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from raw_scu import RawScu
 
 from daemon.roles import heartbeat_path, read_heartbeat
 from daemon.store_client import Peer, StoreClient
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
+_AS_EVER = 20
 _ROOT = "1.2.826.0.1.3680043.10.1.98"
 
 #: MaxResults -> that many Identifiers, sent by our AE without having been looked for; with a graph's file and its
@@ -111,6 +113,16 @@ def finders(
                 assert time.monotonic() < until, "the finder did not take its studies in"
                 time.sleep(0.1)
         yield port, [process.pid for process in started]
+
+
+def ask_as_ever(scu: RawScu, request: bytes, data: Path, timeout_s: float = 120.0) -> None:
+    """Ask for the same keys so often that the only finder makes heads of answers beforehand, and wait until it has."""
+    for _ in range(_AS_EVER):
+        scu.find(request)
+    until, beat = time.monotonic() + timeout_s, heartbeat_path(data, "finder", 0)
+    while not read_heartbeat(beat).get("layouts_made"):
+        assert time.monotonic() < until, "the finder did not make heads of answers beforehand"
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

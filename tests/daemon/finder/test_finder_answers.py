@@ -5,12 +5,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.finder import private
-from daemon.finder.answers import AnswerWriter
+from daemon.finder.answers import AnswerWriter, layout_of
 from daemon.finder.examples import SimilarityQuery
 from daemon.finder.identifiers import FindRequest, Repeated
 from daemon.finder.kept import kept_of
 from daemon.finder.responses import Provenance, plain_response, similarity_response
-from daemon.finder.similarity import Answer, Match
+from daemon.finder.similarity import Answer, Match, Matches
 from daemon.finder.wire import Syntax, write
 from encoders.base import Basis
 from storage.base import ReportRecord, StudyRecord
@@ -87,5 +87,10 @@ def test_answers_to_a_request_that_comes_again_tell_its_own_example_and_todays_f
             expected = write(similarity_response(request, record.attributes, answered, match, HERE), syntax)
             assert AnswerWriter(request, HERE, syntax, answered).similar(match) == expected
             if syntax.little_endian:
-                kept = match._replace(known=kept_of(record, {}))
-                assert AnswerWriter(request, HERE, syntax, answered).all_similar([kept]) == [expected]
+                layout = layout_of(request, HERE, syntax)
+                head = layout.head(kept_of(record))
+                kept = Matches([0.25], [0.5], [Basis.JOINT], [head], lambda _: "1.9")
+                told = Answer(kept, flags, "model 100%b")
+                first = match._replace(rank=1)
+                long = similarity_response(request, record.attributes, told, first, HERE)
+                assert AnswerWriter(request, HERE, syntax, told).all_similar(kept) == [write(long, syntax)]

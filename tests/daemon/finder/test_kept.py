@@ -1,5 +1,7 @@
 """Studies kept in memory: the bytes of the long way, and never what is no more."""
 
+import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -11,19 +13,21 @@ from pydicom.dataset import Dataset
 from toy_encoder import DIM
 
 from daemon.finder import private
-from daemon.finder.answers import AnswerWriter, may_be_kept
+from daemon.finder.answers import AnswerWriter, layout_of
 from daemon.finder.examples import SimilarityQuery
 from daemon.finder.identifiers import FindRequest
-from daemon.finder.kept import IS_PLAIN, KEPT_TAGS, PLACES, KeptStudies, kept_of
+from daemon.finder.kept import KEPT_TAGS, PLACES, KeptStudies, Layout, _Heads, kept_of
 from daemon.finder.responses import Provenance, similarity_response
-from daemon.finder.similarity import Answer, Match, Similarity
-from daemon.finder.wire import Syntax, vr_of, write
+from daemon.finder.similarity import NO_MATCHES, Answer, Matches, Similarity
+from daemon.finder.wire import Syntax, read_elements, vr_of, write
 from encoders.base import Basis
 from storage.base import RejectionRecord, StudyRecord
 from storage.index.following import IndexSet, IndexSettings
+from storage.numbers import Numbers
 
 AXES = np.eye(DIM, dtype=np.float32)
 HERE = Provenance("CXRSIMILAR", "ONLINE")
+IMPLICIT = Syntax(True, True)
 TEXTS = st.text(alphabet="aB1 .^ü山", max_size=9)
 ASKED = {0x00080052: {"vr": "CS"}, 0x00080056: {"vr": "CS"}} | {tag: {"vr": vr_of(tag)} for tag in KEPT_TAGS}
 PRIVATE = {
@@ -52,13 +56,13 @@ def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked,
     private_keys = {offset: PRIVATE[offset] for offset in sorted(told)}
     request = FindRequest("STUDY", {tag: ASKED[tag] for tag in asked}, {}, 0x11, private_keys)
     record = StudyRecord("1.2", "P", attributes, {}, (), None, "PACS")
-    kept = kept_of(record, {})
-    assert may_be_kept(request, syntax)
-    if kept[IS_PLAIN]:
-        match = Match(3, "1.2", 0.25, 0.5, Basis.JOINT, "1.2.3", kept)
-        answered = Answer((match,), ("TRUNCATED",), "model 0123")
-        long = similarity_response(request, attributes, answered, match._replace(known=record), HERE)
-        assert AnswerWriter(request, HERE, syntax, answered).similar(match) == write(long, syntax)
+    kept, layout = kept_of(record), layout_of(request, HERE, syntax)
+    assert layout is not None
+    if kept:
+        matches = Matches([0.25], [0.5], [Basis.JOINT], [layout.head(kept)], lambda _: "1.2", lambda _: "1.2.3")
+        answered = Answer(matches, ("TRUNCATED",), "model 0123")
+        long = similarity_response(request, attributes, answered, matches[0]._replace(known=record), HERE)
+        assert AnswerWriter(request, HERE, syntax, answered).all_similar(matches) == [write(long, syntax)]
     else:
         assert not str(attributes).isascii() or "LT" in str(attributes) or "x" * 1500 in str(attributes)
 
@@ -70,35 +74,46 @@ def test_many_answers_are_those_of_each_match_where_some_or_all_or_none_are_kept
         StudyRecord(f"1.{n}", "P", {"00100020": {"vr": "LO", "Value": ["P" * n]}}, {}, (), None, "PACS")
         for n in range(4)
     ]
-    request = FindRequest("STUDY", {tag: ASKED[tag] for tag in tags}, {}, 0x11, PRIVATE if len(tags) > 1 else {})
-    for kept in ({0, 1, 2, 3}, {1, 3}, set()):
-        matches = tuple(
-            Match(
-                n + 1, f"1.{n}", 0.9 - n / 10, 0.5, Basis.IMAGE, f"1.{n}.1",
-                kept_of(records[n], {}) if n in kept else records[n],
-            )
-            for n in range(4)
-        )  # fmt: skip
-        answered = Answer(matches, (), "model 0123")
-        writer = AnswerWriter(request, HERE, syntax, answered)
-        assert writer.all_similar(matches) == [
-            write(similarity_response(request, record.attributes, answered, match, HERE), syntax)
-            for record, match in zip(records, matches, strict=True)
-        ]
-        assert writer.all_similar(()) == []
+    for told in ({}, PRIVATE, {offset: PRIVATE[offset] for offset in (0x10, 0x11)}):
+        request = FindRequest("STUDY", {tag: ASKED[tag] for tag in tags}, {}, 0x11, told)
+        layout = layout_of(request, HERE, syntax)
+        for kept in ({0, 1, 2, 3}, {1, 3}, set()):
+            known = [layout.head(kept_of(record)) if n in kept else record for n, record in enumerate(records)]
+            matches = Matches(
+                [0.9, 0.8, 0.7, 0.6], [0.5] * 4, [Basis.IMAGE] * 4, known,
+                lambda place: f"1.{place}", lambda place: f"1.{place}.1",
+            )  # fmt: skip
+            answered = Answer(matches, (), "model 0123")
+            writer = AnswerWriter(request, HERE, syntax, answered)
+            long = [
+                similarity_response(request, record.attributes, answered, match._replace(known=record), HERE)
+                for record, match in zip(records, matches, strict=True)
+            ]
+            assert writer.all_similar(matches) == [write(answer, syntax) for answer in long]
+            assert writer.all_similar(NO_MATCHES) == []
 
 
 def test_what_kept_studies_cannot_answer_is_asked_from_the_catalogue():
     plain = FindRequest("STUDY", ASKED, {}, 0x10, PRIVATE)
-    assert may_be_kept(plain, Syntax())
-    assert not may_be_kept(plain, Syntax(False, False))
+    assert layout_of(plain, HERE, Syntax()) is not None
+    assert layout_of(plain, HERE, Syntax(False, False)) is None
     for other in (
         replace(plain, keys={**ASKED, 0x00080080: {"vr": "LO"}}),
         replace(plain, private_keys={private.BY_KEYWORD["ReportState"].offset: {"vr": "CS"}}),
         replace(plain, private_keys={private.BY_KEYWORD["QueryText"].offset: {"vr": "UT", "Value": ["Erguß"]}}),
         replace(plain, prefix_description=True),
     ):
-        assert not may_be_kept(other, Syntax())
+        assert layout_of(other, HERE, Syntax()) is None
+
+
+def test_requests_of_the_same_keys_have_one_layout():
+    def layout(keys=ASKED, here=HERE, syntax=IMPLICIT, **more):
+        return layout_of(FindRequest("STUDY", keys, {}, 0x10, PRIVATE, **more), here, syntax)
+
+    again = {tag: ASKED[tag] for tag in reversed(ASKED)}
+    assert layout() is layout(again) is layout(similarity=SimilarityQuery(("1.2",), max_results=7))
+    fewer = {tag: ASKED[tag] for tag in list(ASKED)[:-1]}
+    assert len({layout(), layout(fewer), layout(here=Provenance("PACS")), layout(syntax=Syntax(False, True))}) == 4
 
 
 # ---------------------------------------------------------------------------------------------- staleness
@@ -142,43 +157,143 @@ def test_no_association_is_answered_from_what_an_update_or_a_deletion_has_made_s
         assert {a.StudyInstanceUID: (a.StudyDescription, a.PatientID) for a in answers} == shown
 
 
-def test_kept_studies_are_level_at_each_query_though_nobody_follows(archive, tmp_path):
+SHOWN = (0x00081030, 0x00100020)                    # description and patient, as in `updates`
+LAYOUT = Layout(tuple(PLACES[tag] for tag in SHOWN), implicit_vr=True)
+
+
+def shown_by(head):
+    elements = read_elements(head, IMPLICIT)
+    return tuple(elements[tag]["Value"][0] for tag in SHOWN)
+
+
+def searching(archive, tmp_path, limit):
+    """Return a search and the studies that it keeps, as many as may be."""
+    numbers = Numbers()
+    settings = IndexSettings(type="exact")
+    indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", settings, numbers)
+    kept = KeptStudies(archive.catalogue, numbers, limit)
+    while not kept.load_some():
+        pass
+    return Similarity(archive.catalogue, indexes, archive.encoder, archive.encoder.score, kept=kept), kept
+
+
+def ask_often(kept, layout=LAYOUT, times=8):
+    for _ in range(times):
+        kept.heads(layout, np.arange(2))
+    kept.load_some()
+
+
+@pytest.mark.parametrize("made_beforehand", [False, True])
+def test_kept_studies_are_level_at_each_query_though_nobody_follows(archive, tmp_path, made_beforehand):
     fill(archive)
-    indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", IndexSettings(type="exact"))
-    kept = KeptStudies(archive.catalogue, 100)
-    assert kept.load_some()
+    similarity, kept = searching(archive, tmp_path, 100)
     assert len(kept) == 5
-    similarity = Similarity(archive.catalogue, indexes, archive.encoder, archive.encoder.score, kept=kept)
-    shown_tags = (0x00081030, 0x00100020)
+    if made_beforehand:
+        ask_often(kept)
+    assert kept.layouts == made_beforehand
     for shown in updates(archive):
         found = {}
-        for match in similarity.answer(SimilarityQuery(uids=("1.1",)), kept_will_do=True).matches:
+        for match in similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT).matches:
             known = match.known
             if isinstance(known, StudyRecord):      # after an erasure, until all are loaded again
-                known = kept_of(known, {})
-            found[match.study_instance_uid] = tuple(known[PLACES[tag]][8:].decode().strip() for tag in shown_tags)
+                known = LAYOUT.head(kept_of(known))
+            found[match.study_instance_uid] = shown_by(known)
         assert found == shown
+
+
+def test_heads_made_beforehand_are_those_made_when_asked_for(archive, tmp_path):
+    names = {n: f"CHEST {'x' * n}" for n in (1, 40, 300, 900)}                 # the last is longer than a row may be
+    archive.commit(*(archive.image(f"1.{n}", vector=AXES[0], description=text) for n, text in names.items()))
+    archive.commit(archive.image("1.5", vector=AXES[0], description="THÓRAX"))  # needs a character set
+    similarity, kept = searching(archive, tmp_path, 100)
+    double = Layout((PLACES[0x00081030], b"\0\0", PLACES[0x00081030]), implicit_vr=False)
+    studies = np.arange(5)
+    expected = kept.heads(double, studies)
+    uids = similarity.indexes.numbers.texts
+    assert [len(head) for head in expected] == [
+        2 * (8 + len(name) + len(name) % 2) + 2 if (name := names.get(int(uid[2:]))) else 0 for uid in uids
+    ]
+    ask_often(kept, double)
+    assert kept.layouts == 1
+    assert kept.heads(double, studies) == expected
+    archive.commit(archive.image("1.6", vector=AXES[0], description="LATE"))
+    similarity.indexes.follow()
+    assert kept.heads(double, np.arange(6)) == [*expected, b""]                 # not levelled yet
+    kept.level()
+    late = kept.heads(double, np.arange(6))
+    assert late[:5] == expected
+    assert late[5].count(b"LATE") == 2
+    kept.load_some()
+    assert kept.layouts == 1
+    assert kept.heads(double, np.arange(6)) == late
+
+
+def test_heads_are_made_of_those_layouts_that_are_asked_for_most(archive, tmp_path):
+    fill(archive)
+    _, kept = searching(archive, tmp_path, 100)
+    layouts = [Layout((place,), implicit_vr=True) for place in range(6)]
+    for times, layout in zip((7, 8, 9, 10, 11, 12), layouts, strict=True):
+        ask_often(kept, layout, times)
+    for _ in range(6):
+        kept.load_some()
+    assert set(kept._heads) == set(layouts[1:5])    # the first was asked for too seldom, the last came too late
+    ask_often(kept, layouts[0], 500)
+    ask_often(kept, layouts[5], 500)
+    for _ in range(6):
+        kept.load_some()
+    assert {layouts[0], layouts[5]} <= set(kept._heads)
+    assert len(kept._heads) <= 4
 
 
 def test_no_more_studies_are_kept_than_allowed_and_the_others_are_answered_all_the_same(archive, tmp_path):
     fill(archive)
-    indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", IndexSettings(type="exact"))
-    kept = KeptStudies(archive.catalogue, 2)
-    while not kept.load_some():
-        pass
+    similarity, kept = searching(archive, tmp_path, 2)
     archive.commit(archive.image("1.6", vector=AXES[6]))
-    similarity = Similarity(archive.catalogue, indexes, archive.encoder, archive.encoder.score, kept=kept)
-    answer = similarity.answer(SimilarityQuery(uids=("1.1",)), kept_will_do=True)
-    assert [match.study_instance_uid for match in answer.matches] == ["1.2", "1.3", "1.4", "1.5"]
-    assert len(kept) == 2
+    for _ in range(2):
+        answer = similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT)
+        assert [match.study_instance_uid for match in answer.matches] == ["1.2", "1.3", "1.4", "1.5"]
+        assert sum(isinstance(match.known, bytes) for match in answer.matches) == 1
+        assert len(kept) == 2
+        ask_often(kept)
 
 
-@pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.parametrize("limit", [0, 1, 2, 100])
 def test_the_same_patient_is_left_out_with_and_without_kept_studies(archive, tmp_path, limit):
     archive.commit(*(archive.image(f"1.{n}", vector=AXES[0], patient=f"P{n % 2}") for n in range(1, 5)))
-    indexes = IndexSet.open(archive.catalogue, archive.generation, tmp_path / "index", IndexSettings(type="exact"))
-    kept = KeptStudies(archive.catalogue, limit)
-    kept.load_some()
-    similarity = Similarity(archive.catalogue, indexes, archive.encoder, archive.encoder.score, kept=kept)
-    answer = similarity.answer(SimilarityQuery(uids=("1.1",)), kept_will_do=True)
-    assert [match.study_instance_uid for match in answer.matches] == ["1.2", "1.4"]
+    similarity, _ = searching(archive, tmp_path, limit)
+    for example, others in (("1.1", ["1.2", "1.4"]), ("1.4", ["1.1", "1.3"])):
+        for layout in (None, LAYOUT):
+            answer = similarity.answer(SimilarityQuery(uids=(example,)), layout=layout)
+            assert [match.study_instance_uid for match in answer.matches] == others
+
+
+def test_studies_kept_by_other_numbers_than_the_indexes_are_refused(archive, tmp_path):
+    similarity, _ = searching(archive, tmp_path, 1)
+    with pytest.raises(ValueError, match="numbers"):
+        Similarity(
+            archive.catalogue, similarity.indexes, None, archive.encoder.score,
+            kept=KeptStudies(archive.catalogue, Numbers(), 1),
+        )  # fmt: skip
+
+
+def test_a_head_is_read_whole_while_it_is_changed():
+    heads, studies, old, new = _Heads(), np.arange(1000), b"a" * 900, b"b" * 700
+    heads.add([old] * len(studies))
+    done = threading.Event()
+
+    def change():
+        for turn in range(300):
+            for number in range(0, len(studies), 7):
+                heads.put(number, old if turn % 2 else new)
+        done.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    writer = threading.Thread(target=change)
+    try:
+        writer.start()
+        while not done.is_set():
+            assert set(heads.of(studies)) <= {old, new}
+    finally:
+        writer.join()
+        sys.setswitchinterval(interval)

@@ -250,17 +250,14 @@ def test_a_generation_is_scored_by_its_own_calibration_when_the_model_is_newer()
     assert score_of(mine, ToyEncoder())(np.zeros(1, np.float32), Basis.IMAGE, Basis.IMAGE) == pytest.approx(0.5)
 
 
-@given(
-    st.lists(st.floats(-1.5, 1.5, width=32), min_size=1),
-    st.sets(st.integers(-100_000, 100_000), min_size=1, max_size=9),    # of five digits, as a card has them
-)
-def test_kept_knots_give_what_the_model_interpolates(cosines, knots):
-    at = [knot / 100_000 for knot in sorted(knots)]
-    probabilities = np.linspace(0.1, 0.9, len(at))
-    scores = KeptScores({"IMAGE/JOINT": {"cosine": at, "probability": probabilities.tolist()}})
-    expected = np.interp(cosines, at, probabilities)
+def test_kept_knots_give_what_lies_between_them_and_nothing_beyond():
+    knots = {"cosine": [-0.5, 0.0, 0.5], "probability": [0.1, 0.2, 0.8]}
+    scores = KeptScores({"IMAGE/JOINT": knots})
+    cosines = np.array([-1.5, -0.5, -0.25, 0.0, 0.25, 0.5, 1.5])
+    expected = [0.1, 0.1, 0.15, 0.2, 0.5, 0.8, 0.8]
     assert scores.of(cosines, Basis.IMAGE, Basis.JOINT) == pytest.approx(expected, abs=1e-9)
-    assert scores(np.array([cosines]), Basis.IMAGE, Basis.JOINT) == pytest.approx(expected[None], abs=1e-6)
+    shaped = scores(cosines[None].astype(np.float32), Basis.IMAGE, Basis.JOINT)
+    assert shaped == pytest.approx(np.array([expected]), abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- against brute force

@@ -183,6 +183,7 @@ def test_vectors_of_a_snapshot_are_read_from_its_file_and_newer_ones_from_the_gr
         held.remove(range(100))
         assert np.array_equal(held.vectors(range(100, 3000)), vectors[100:])
         assert np.array_equal(held._saved.read(np.arange(2500)), vectors[:2500])
+        assert all(np.array_equal(held.vectors([label])[0], vectors[label]) for label in (100, 2499, 2500, 2999))
         assert held.search(vectors[2000], 1, np.arange(1990, 2010))[0].label == 2000
 
 
@@ -196,6 +197,7 @@ def test_what_happens_to_the_file_later_harms_no_answer(tmp_path, harm):
         whole = path.read_bytes()
         path.write_bytes(bytes(byte ^ 1 for byte in whole) if harm == "rot" else whole[:5000])
     assert np.array_equal(index.vectors(range(500)), unit_rows(500))
+    assert all(np.array_equal(index.vectors([label]), unit_rows(500)[label : label + 1]) for label in (0, 7, 499))
 
 
 def test_vectors_are_the_graph_s_again_when_it_is_built_anew(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from storage.base import EmbeddingRow, Kind, StorageError
 from storage.index.owners import Owners
+from storage.numbers import Numbers
 
 VECTOR = np.zeros(1, dtype=np.float32)
 
@@ -14,7 +15,7 @@ def row(label, kind, study, sop=""):
 
 
 def filled():
-    owners = Owners()
+    owners = Owners(Numbers())
     owners.put([row(1, Kind.IMAGE, "1.1", "1.1.1"), row(2, Kind.JOINT, "1.1")])
     image, report = row(7, Kind.IMAGE, "1.2", "1.2.1"), row(9, Kind.REPORT, "1.2", "r")
     owners.put([row(5, Kind.IMAGE, "1.1", "1.1.2"), image, report])
@@ -22,8 +23,20 @@ def filled():
 
 
 def loaded(owners, folder):
+    """Return what another process loads, in which studies are known already, in another order."""
     owners.save(folder)
-    return Owners.load(folder)
+    numbers = Numbers()
+    numbers.of(["9.9", "1.2", "8.8", "7.7"])
+    return Owners.load(folder, numbers)
+
+
+def told_of(owners, labels, *asked):
+    """Return StudyInstanceUID and SOPInstanceUID of each label, None of one that is not here."""
+    studies, rows = owners.owners(np.asarray(labels, dtype=np.int64), *asked)
+    return [
+        (owners._numbers.texts[study], owners.sop_instance_uid(row)) if study >= 0 else None
+        for study, row in zip(studies.tolist(), rows.tolist(), strict=True)
+    ]
 
 
 @pytest.fixture(params=["as put", "as loaded"])
@@ -40,8 +53,7 @@ def test_a_label_has_an_owner_and_a_kind(owners):
 
 def test_owners_of_many_labels_are_told_of_those_that_are_here(owners):
     def told(*asked):
-        found = owners.owners([9, 3, 0, 1, 2, 10], *asked)
-        return [owner and (owner[0], owners.sop_instance_uid(owner[1])) for owner in found]
+        return told_of(owners, [9, 3, 0, 1, 2, 10], *asked)
 
     assert told() == [("1.2", "r"), None, None, ("1.1", "1.1.1"), ("1.1", ""), None]
     assert told(Kind.REPORT, False) == [None, None, None, ("1.1", "1.1.1"), ("1.1", ""), None]
@@ -49,12 +61,12 @@ def test_owners_of_many_labels_are_told_of_those_that_are_here(owners):
 
 
 def test_nobody_owns_anything_before_there_is_something():
-    assert Owners().owners([]) == []
-    assert Owners().owners([3, 4]) == [None, None]
+    assert told_of(Owners(Numbers()), []) == told_of(filled(), []) == []
+    assert told_of(Owners(Numbers()), [3, 4]) == [None, None]
 
 
 def test_labels_may_begin_anywhere_and_leave_numbers_out(tmp_path):
-    owners = Owners()
+    owners = Owners(Numbers())
     owners.put([row(2_000_000, Kind.IMAGE, "1.1", "1.1.1"), row(2_000_900, Kind.IMAGE, "1.2", "1.2.1")])
     for held in (owners, loaded(owners, tmp_path)):
         held.put([row(2_001_000, Kind.IMAGE, "1.3", "1.3.1")])
@@ -80,7 +92,7 @@ def test_a_study_holds_a_kind_until_the_last_of_it_has_gone(owners):
     owners.drop(1)
     assert not owners.holds(Kind.IMAGE, "1.1")
     assert owners.holds(Kind.JOINT, "1.1")
-    assert owners.owners([2], Kind.IMAGE, False) == [("1.1", 1)]
+    assert told_of(owners, [2], Kind.IMAGE, False) == [("1.1", "")]
 
 
 def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
@@ -88,7 +100,7 @@ def test_what_is_dropped_is_gone_also_after_loading(owners, tmp_path):
     owners.drop(9)
     for held in (owners, loaded(owners, tmp_path)):
         assert held.owner(1) is None
-        assert [owner and owner[0] for owner in held.owners([1, 5, 9, 7])] == [None, "1.1", None, "1.2"]
+        assert told_of(held, [1, 5, 9, 7]) == [None, ("1.1", "1.1.2"), None, ("1.2", "1.2.1")]
         assert held.labels_of(Kind.IMAGE, ["1.1"]).tolist() == [5]
         assert not held.holds(Kind.REPORT, "1.2")
         assert held.holds(Kind.IMAGE, "1.1")                                # the other image
@@ -127,13 +139,21 @@ def test_a_snapshot_made_before_uids_were_packed_is_read(tmp_path):
     columns["sops"] = np.asarray([b"1.1.1", b"1.1.2", b"1.2.1", b"r"])
     del columns["packed_sops"]
     np.savez(tmp_path / "owners.npz", **columns)
-    held = Owners.load(tmp_path)
+    held = Owners.load(tmp_path, Numbers())
     assert [held.owner(label) for label in (1, 2, 9)] == [("1.1", "1.1.1"), ("1.1", ""), ("1.2", "r")]
 
 
 def test_a_file_that_contradicts_itself_is_refused(tmp_path):
-    owners = filled()
-    owners._uids.pop()
-    owners.save(tmp_path)
+    filled().save(tmp_path)
+    with np.load(tmp_path / "owners.npz") as file:
+        columns = dict(file)
+    np.savez(tmp_path / "owners.npz", **{**columns, "studies": columns["studies"][:-1]})
     with pytest.raises(StorageError, match="contradicts"):
-        Owners.load(tmp_path)
+        Owners.load(tmp_path, Numbers())
+
+
+def test_a_study_that_is_known_and_holds_nothing_here_has_no_labels(owners):
+    owners._numbers.of(["5.5"])
+    assert owners.labels_of_study("5.5") == {}
+    assert owners.labels_of(Kind.IMAGE, ["5.5", "1.2"]).tolist() == [7]
+    assert not owners.holds(Kind.IMAGE, "5.5")

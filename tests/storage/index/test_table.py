@@ -55,7 +55,7 @@ def test_what_a_graph_found_becomes_the_same_labels_by_the_short_way_and_by_the_
     for k in range(1, 31):
         short = held.nearest(nodes, distances, k)
         long = held.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        assert short.labels == long.labels
+        assert short.labels.tolist() == long.labels.tolist()
         assert short.similarities == pytest.approx(long.similarities, abs=1e-6)
         assert max(short.similarities) <= 1
 
