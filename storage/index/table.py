@@ -271,7 +271,7 @@ class LabelTable:
     def nodes_of(self, labels: Int64) -> Int64:
         """Return the node of each label, in order; BadLabel if one is not live."""
         if len(labels) <= _FEW:
-            return np.fromiter(map(self._node_of, labels.tolist()), np.int64, len(labels))
+            return np.fromiter(map(self.node_of, labels.tolist()), np.int64, len(labels))
         rows = self.live_rows_of(labels)
         if len(rows) != len(labels):
             raise BadLabel("a label is not in the index")
@@ -282,7 +282,8 @@ class LabelTable:
         digest: bytes = self._digests[node].astype("<u8").tobytes()
         return digest == _digest(vector)
 
-    def _node_of(self, label: int) -> int:
+    def node_of(self, label: int) -> int:
+        """Return the node of a label; BadLabel if it is not live."""
         row = bisect_left(self._labels.data, label, 0, self.rows)
         if row == self.rows or self._labels[row] != label or not self._row_live[row]:
             raise BadLabel("a label is not in the index")
