@@ -22,6 +22,9 @@ REALTIME = 1
 #: Of one core, by all queries that go before others, and how many seconds of it may be saved up: a flood of queries
 #: holds up neither listener nor worker more than that.
 _SHARE, _SAVED_S = 0.25, 0.1
+#: A thread is in haste again when this part of what may be saved up is there: each change asks the system five times,
+#: and where queries take more than their share all of them would be asked for at every query.
+_AGAIN = 0.25
 
 
 class Urgency(NamedTuple):
@@ -123,11 +126,12 @@ class Haste:
             return self._left_s
 
     def _may(self) -> bool:
+        least_s = 0.0 if getattr(self._thread, "is_hastened", False) else self._saved_s * _AGAIN
         with self._counting:
             now = time.monotonic()
             self._left_s = min(self._saved_s, self._left_s + (now - self._at) * self._share)
             self._at = now
-            return self._left_s > 0
+            return self._left_s > least_s
 
 
 __all__ = ["NICER", "REALTIME", "Haste", "Urgency"]

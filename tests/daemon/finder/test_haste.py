@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,6 +127,24 @@ def test_a_thread_that_reads_is_in_haste_from_its_first_piece_on_until_it_has_us
     _spend(0.1)
     haste.reads()
     assert not _is_in_haste()
+
+
+@needs_right
+def test_who_has_used_up_what_there_is_waits_until_some_is_saved_again():
+    haste = Haste(share=0.25, saved_s=0.2)
+    with haste.hastened():
+        _spend(0.4)
+    hastened = []
+    for _ in range(10_000):
+        with haste.hastened() as is_hastened:
+            _spend(0.001)
+        hastened.append(is_hastened)
+        if len(hastened) > 1 and hastened[-2] and not is_hastened:
+            break
+    assert not hastened[0]
+    changes = sum(one is not next_one for one, next_one in pairwise(hastened))
+    assert changes == 2                             # once in haste, it stays so for some 60 queries
+    assert sum(hastened) > 20
 
 
 @needs_right
