@@ -25,6 +25,11 @@ Attributes = Mapping[str, Element]
 _Make = Callable[[Attributes, Match | None], bytes]
 
 
+@lru_cache(maxsize=256)
+def _packer(format_: str) -> struct.Struct:
+    return struct.Struct(format_)
+
+
 class _Known(NamedTuple):
     """What the catalogue knows of a study; `place`: where it is kept (PLACES), None: nowhere."""
 
@@ -61,7 +66,7 @@ class _Numbers:
         heads = (before + first, *others)
         sizes = "".join(f"{len(head)}s{code}" for head, code in zip(heads, self.codes[1:], strict=True))
         columns = chain.from_iterable(zip(map(repeat, heads), values, strict=True))
-        return list(map(struct.Struct(self.codes[0] + sizes).pack, *columns))
+        return list(map(_packer(self.codes[0] + sizes).pack, *columns))
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
         """Return the elements of a match."""

@@ -53,9 +53,9 @@ class Candidates(NamedTuple):
     rows: Int64
     cosines: Float64
 
-    def first(self, count: int) -> Candidates:
-        """Return so many from the beginning."""
-        return Candidates(self.studies[:count], self.rows[:count], self.cosines[:count])
+    def part(self, part: slice) -> Candidates:
+        """Return those of a part."""
+        return Candidates(self.studies[part], self.rows[part], self.cosines[part])
 
     def take(self, places: Int64) -> Candidates:
         """Return those at some places."""
@@ -172,15 +172,15 @@ class Ranking:
         labels, cosines = near
         is_cut = len(labels) >= pool.reach
         pool.worst = float(cosines[-1]) if is_cut else -2.0
-        studies, rows = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-        # what lies beyond the last neighbour may still beat, or tie, what is no better than that
-        passes = (studies >= 0) & (cosines > pool.worst)
-        for own in self._own:
-            passes &= studies != own
+        studies, rows, places = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
+        found = Candidates(studies, rows, cosines if places is None else cosines.take(places))
+        if is_cut:                                  # what lies beyond may still beat, or tie, what is no better
+            found = found.part(slice(len(studies) - int(np.count_nonzero(found.cosines <= pool.worst))))
         if self._passing is not None:
             passing, texts = self._passing, self._numbers.texts
-            passes &= np.fromiter((texts[study] in passing for study in studies.tolist()), np.bool_, len(studies))
-        found = Candidates(studies[passes], rows[passes], cosines[passes])
+            numbers = enumerate(found.studies.tolist())
+            passes = [place for place, study in numbers if texts[study] in passing]
+            found = found.take(np.asarray(passes, dtype=np.int64))
         if len(set(found.studies.tolist())) < len(found.studies):   # of each study its nearest, that is the first
             found = found.take(np.sort(np.unique(found.studies, return_index=True)[1]))
         pool.candidates = found = self._by_uid_where_equal(found)
@@ -212,7 +212,7 @@ class Ranking:
         found, scores, bases = self._merged(pools)
         accepted: list[int] = []
         known: list[Known] = []
-        step = wanted + _SPARE
+        step = wanted + len(self._own) + _SPARE
         for start in range(0, len(scores), step):
             told = self._learn(found.studies[start : start + step])
             accepted += [place for place, of in enumerate(told, start) if of]
@@ -220,8 +220,9 @@ class Ranking:
             if len(known) >= wanted:
                 break
         accepted, known = accepted[:wanted], known[:wanted]
-        if accepted == list(range(len(accepted))):  # nobody has been left out
-            return Ranked(found.first(len(accepted)), scores[: len(accepted)], bases[: len(accepted)], known)
+        if accepted and accepted[-1] - accepted[0] + 1 == len(accepted):    # nobody between them is left out
+            part = slice(accepted[0], accepted[-1] + 1)
+            return Ranked(found.part(part), scores[part], bases[part], known)
         places = np.asarray(accepted, dtype=np.int64)
         return Ranked(found.take(places), scores.take(places), [bases[place] for place in accepted], known)
 
@@ -243,28 +244,31 @@ class Ranking:
         return found.take(order), scores.take(order), [bases[place] for place in order.tolist()]
 
     def _learn(self, studies: Int64) -> Sequence[Known | None]:
-        """Return what is known of studies; nothing of those that have gone, and of the same patient's."""
+        """Return what is known of studies; nothing of those that have gone, the query's own and the same patient's."""
         kept, layout = self._kept, self._layout
         known: list[Known | None] = [None] * len(studies)
         if kept is not None and layout is not None:
             kept.level()
             known[:] = kept.heads(layout, studies)
         missing = [] if all(known) else [place for place, head in enumerate(known) if not head]
-        texts, numbers = self._numbers.texts, studies.tolist() if missing else []
+        numbers, texts = studies.tolist(), self._numbers.texts
         asked = [texts[numbers[place]] for place in missing]
         if self._patients is None:
             self._patients = self._own_patients(asked)
-        if self._patients and kept is not None and len(missing) < len(known):
-            patients = kept.patients(studies)
-            for patient in self._patients:
-                for place in (patients == patient).nonzero()[0].tolist():
-                    known[place] = None
         if missing:
             self._ask(asked)
             for place, uid in zip(missing, asked, strict=True):
                 record = self._records.get(uid)
                 is_other = record is not None and patient_number(record.patient_key) not in self._patients
                 known[place] = record if is_other else None
+        if self._patients and kept is not None and len(missing) < len(known):
+            patients = kept.patients(studies)       # right only of those that have a head
+            for patient in self._patients:
+                for place in (patients == patient).nonzero()[0].tolist():
+                    known[place] = None if isinstance(known[place], bytes) else known[place]
+        for own in self._own:
+            if own in numbers:
+                known[numbers.index(own)] = None
         return known
 
     def _own_patients(self, asked: Sequence[str]) -> frozenset[int]:

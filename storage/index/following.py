@@ -24,7 +24,7 @@ from storage.base import (
     Neighbours,
     StorageError,
 )
-from storage.index.owners import Owners
+from storage.index.owners import Owned, Owners
 from storage.index.pages import give_back
 from storage.index.registry import LabelledIndex, engine
 from storage.index.table import BadLabel
@@ -215,7 +215,7 @@ class IndexSet:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, or None if it has just been removed."""
         return self._owners.owner(label)
 
-    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> tuple[Int64, Int64]:
+    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> Owned:
         """See `Owners.owners`."""
         return self._owners.owners(labels, kind, holds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from binascii import unhexlify
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,22 @@ def _with_texts(column: Texts, start: int, texts: Sequence[bytes]) -> Texts:
     column = np.asarray(grown(column, start + len(new)))
     column[start : start + len(new)] = new
     return column
+
+
+class Owned(NamedTuple):
+    """Whose labels are.
+
+    Attributes
+    ----------
+    studies, rows : ndarray of int64
+        Number of the study, and row of the label.
+    places : ndarray of int64, or None
+        Which of the labels asked for these are; None: all.
+    """
+
+    studies: Int64
+    rows: Int64
+    places: Int64 | None
 
 
 class Owners:
@@ -141,8 +158,8 @@ class Owners:
         row = self._row_of(label)
         return None if row is None else (self._numbers.texts[self._row_study[row]], self.sop_instance_uid(row))
 
-    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> tuple[Int64, Int64]:
-        """Return the number of each label's study, -1 of a label that is not here, and the label's row.
+    def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> Owned:
+        """Return whose labels are, of those that are here.
 
         Parameters
         ----------
@@ -151,18 +168,18 @@ class Owners:
         """
         next_row, first = self._next_row, self._first_label         # first: the others, read later, know what it knows
         if not len(next_row):
-            nobody = np.full(len(labels), -1, dtype=np.int64)
-            return nobody, nobody
+            return Owned(*np.zeros((3, 0), dtype=np.int64))
         # by take, which asks the memory for many at once: one after another each waits a tenth of a microsecond
-        places = labels - first
-        rows = next_row.take(places, mode="clip") - np.int64(1)
+        above = labels - first
+        rows = next_row.take(above, mode="clip") - np.int64(1)
         studies = self._row_study.take(rows, mode="clip").astype(np.int64)
-        unknown = (rows < 0) | (places.view(np.uint64) >= len(next_row))    # below the first: huge
+        left_out = (rows < 0) | (above.view(np.uint64) >= len(next_row))    # below the first: huge
         if holds is not None:
-            unknown |= self._held[studies, _KIND_NUMBERS[kind]] != holds
-        if np.count_nonzero(unknown):
-            studies[unknown] = -1
-        return studies, rows
+            left_out |= self._held[studies, _KIND_NUMBERS[kind]] != holds
+        if not np.count_nonzero(left_out):
+            return Owned(studies, rows, None)
+        places = np.flatnonzero(~left_out)
+        return Owned(studies.take(places), rows.take(places), places)
 
     def sop_instance_uid(self, row: int) -> str:
         """Return the SOPInstanceUID of a row, "" of a JOINT one."""

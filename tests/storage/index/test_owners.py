@@ -32,11 +32,11 @@ def loaded(owners, folder):
 
 def told_of(owners, labels, *asked):
     """Return StudyInstanceUID and SOPInstanceUID of each label, None of one that is not here."""
-    studies, rows = owners.owners(np.asarray(labels, dtype=np.int64), *asked)
-    return [
-        (owners._numbers.texts[study], owners.sop_instance_uid(row)) if study >= 0 else None
-        for study, row in zip(studies.tolist(), rows.tolist(), strict=True)
-    ]
+    studies, rows, places = owners.owners(np.asarray(labels, dtype=np.int64), *asked)
+    told = [None] * len(labels)
+    for place, study, row in zip(range(len(labels)) if places is None else places, studies, rows, strict=True):
+        told[place] = (owners._numbers.texts[study], owners.sop_instance_uid(row))
+    return told
 
 
 @pytest.fixture(params=["as put", "as loaded"])
