@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,51 @@ class Layout:
         return b"".join([part if isinstance(part, bytes) else elements[part] for part in self.parts])
 
 
-class _Heads:
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Heads of answers, each at the end of a row of bytes.
+
+    Attributes
+    ----------
+    rows : ndarray of uint8 (n, width)
+    lengths : list of int
+        0: there is none.
+    """
+
+    rows: NDArray[np.uint8]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, heads: Sequence[bytes]) -> Heads:
+        """Return heads in rows as wide as the longest of them."""
+        width = max(map(len, heads), default=0)
+        rows = np.frombuffer(b"".join([head.rjust(width, b"\0") for head in heads]), dtype=np.uint8)
+        return cls(rows.reshape(len(heads), width), list(map(len, heads)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Heads]) -> Heads:
+        """Return the heads of all parts."""
+        return parts[0] if len(parts) == 1 else cls.of([head for part in parts for head in part])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, place: int) -> bytes:
+        return self.rows[place, self.rows.shape[1] - self.lengths[place] :].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
+
+    def take(self, places: slice | Int64) -> Heads:
+        """Return those at some places."""
+        lengths = self.lengths
+        return Heads(
+            self.rows[places],
+            lengths[places] if isinstance(places, slice) else [lengths[place] for place in places.tolist()],
+        )
+
+
+class _HeadsMade:
     """Heads of one layout by number of the study, each in a row of its own.
 
     Rows are fetched together: the memory is asked for all of them at once, and one after another each would wait.
@@ -79,16 +123,18 @@ class _Heads:
 
     def __init__(self) -> None:
         self.count = 0                              # of studies that have been looked at
-        self._rows = np.zeros((0, _ROW_BYTES), dtype=np.uint8)      # a length in two bytes (0: none), and the head
+        #: In each a length in two bytes (0: none), and at its end the head.
+        self._rows = np.zeros((0, _ROW_BYTES), dtype=np.uint8)
         self._changing = threading.Lock()           # no row is read while it is written
 
     def add(self, heads: Sequence[bytes]) -> None:
         """Add heads of the next studies, empty ones of those that have none."""
         longest = min(max(map(len, heads)), _LONGEST_HEAD) + _LENGTH_BYTES
-        rows = self._rows
-        if longest > rows.shape[1]:
-            wider = np.zeros((len(rows), -(-longest // _ROW_BYTES) * _ROW_BYTES), dtype=np.uint8)
-            wider[: self.count, : rows.shape[1]] = rows[: self.count]
+        rows, missing = self._rows, -(-longest // _ROW_BYTES) * _ROW_BYTES - self._rows.shape[1]
+        if missing > 0:
+            wider = np.zeros((len(rows), rows.shape[1] + missing), dtype=np.uint8)
+            wider[: self.count, :_LENGTH_BYTES] = rows[: self.count, :_LENGTH_BYTES]
+            wider[: self.count, _LENGTH_BYTES + missing :] = rows[: self.count, _LENGTH_BYTES:]
             rows = wider
         rows = np.asarray(grown(rows, self.count + len(heads)))
         for number, head in enumerate(heads, self.count):
@@ -101,21 +147,20 @@ class _Heads:
         with self._changing:
             _write(self._rows[number], head)
 
-    def of(self, studies: Int64) -> list[bytes]:
-        """Return the heads of studies, empty where there is none or none yet."""
+    def of(self, studies: Int64) -> Heads:
+        """Return the heads of studies, as far as they are made."""
         with self._changing:
             try:
                 rows = self._rows.take(studies, axis=0)
             except IndexError:                      # a study that came just now
-                return [b""] * len(studies)
-        lengths, width, data = rows.view("<u2")[:, 0].tolist(), rows.shape[1], rows.tobytes()
-        begins = range(_LENGTH_BYTES, len(data), width)
-        return [data[begin : begin + length] for begin, length in zip(begins, lengths, strict=True)]
+                return Heads.of([b""] * len(studies))
+        return Heads(rows, rows.view("<u2")[:, 0].tolist())
 
 
 def _write(row: NDArray[np.uint8], head: bytes) -> None:
     size = len(head) if len(head) + _LENGTH_BYTES <= len(row) else 0
-    row[: size + _LENGTH_BYTES] = np.frombuffer(size.to_bytes(_LENGTH_BYTES, "little") + head[:size], dtype=np.uint8)
+    row[:_LENGTH_BYTES] = size & 0xFF, size >> 8
+    row[len(row) - size :] = np.frombuffer(head, dtype=np.uint8, count=size)
 
 
 class KeptStudies:
@@ -142,7 +187,7 @@ class KeptStudies:
         self._loaded_to: str | None = ""            # None: all are here
         self._kept: list[bytes | None] = []         # by number; empty: not all of it is plain
         self._patients = np.zeros(0, dtype=np.int64)
-        self._heads: dict[Layout, _Heads] = {}
+        self._heads: dict[Layout, _HeadsMade] = {}
         self._asked: dict[Layout, int] = {}
 
     def __len__(self) -> int:
@@ -155,14 +200,14 @@ class KeptStudies:
 
     # ------------------------------------------------------------------------------------ asking
 
-    def heads(self, layout: Layout, studies: Int64) -> list[bytes]:
-        """Return heads of answers; an empty one for a study whose record has to be asked for, or that shows nothing."""
+    def heads(self, layout: Layout, studies: Int64) -> Heads:
+        """Return heads of answers; none of a study whose record has to be asked for, or that shows nothing."""
         self._asked[layout] = self._asked.get(layout, 0) + 1        # one lost between two threads does no harm
         made = self._heads.get(layout)
-        heads = made.of(studies) if made is not None else [b""] * len(studies)
-        if not all(heads):
-            numbers = studies.tolist()
-            heads = [head or self._head(layout, number) for head, number in zip(heads, numbers, strict=True)]
+        heads = made.of(studies) if made is not None else Heads.of([b""] * len(studies))
+        if 0 in heads.lengths:
+            numbers = enumerate(studies.tolist())
+            heads = Heads.of([heads[place] or self._head(layout, number) for place, number in numbers])
         return heads
 
     def _head(self, layout: Layout, number: int) -> bytes:
@@ -242,7 +287,7 @@ class KeptStudies:
             self._heads = {layout: heads for layout, heads in self._heads.items() if layout in wanted}
         often = [layout for layout, times in asked.items() if times >= _OFTEN and layout not in self._heads]
         for layout in often[: _LAYOUTS - len(self._heads)]:
-            self._heads[layout] = _Heads()
+            self._heads[layout] = _HeadsMade()
 
     def _make_heads(self) -> None:
         for layout, heads in self._heads.items():
@@ -297,4 +342,4 @@ def _explicit(element: bytes, vr: str) -> bytes:
     return element[:4] + vr.encode() + element[4:6] + element[8:]
 
 
-__all__ = ["KEPT_TAGS", "PLACES", "KeptStudies", "Layout", "kept_of", "patient_number"]
+__all__ = ["KEPT_TAGS", "PLACES", "Heads", "KeptStudies", "Layout", "kept_of", "patient_number"]

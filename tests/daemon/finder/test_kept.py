@@ -16,7 +16,7 @@ from daemon.finder import private
 from daemon.finder.answers import AnswerWriter, layout_of
 from daemon.finder.examples import SimilarityQuery
 from daemon.finder.identifiers import FindRequest
-from daemon.finder.kept import KEPT_TAGS, PLACES, KeptStudies, Layout, _Heads, kept_of
+from daemon.finder.kept import KEPT_TAGS, PLACES, Heads, KeptStudies, Layout, _HeadsMade, kept_of
 from daemon.finder.responses import Provenance, similarity_response
 from daemon.finder.similarity import NO_MATCHES, Answer, Matches, Similarity
 from daemon.finder.wire import Syntax, read_elements, vr_of, write
@@ -59,9 +59,10 @@ def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked,
     kept, layout = kept_of(record), layout_of(request, HERE, syntax)
     assert layout is not None
     if kept:
-        matches = Matches([0.25], [0.5], [Basis.JOINT], [layout.head(kept)], lambda _: "1.2", lambda _: "1.2.3")
+        columns = np.array([0.25]), np.array([0.5]), [Basis.JOINT], Heads.of([layout.head(kept)]), {}
+        matches = Matches(*columns, lambda _: "1.2", lambda _: "1.2.3")
         answered = Answer(matches, ("TRUNCATED",), "model 0123")
-        long = similarity_response(request, attributes, answered, matches[0]._replace(known=record), HERE)
+        long = similarity_response(request, attributes, answered, matches[0]._replace(record=record), HERE)
         assert AnswerWriter(request, HERE, syntax, answered).all_similar(matches) == [write(long, syntax)]
     else:
         assert not str(attributes).isascii() or "LT" in str(attributes) or "x" * 1500 in str(attributes)
@@ -78,15 +79,16 @@ def test_many_answers_are_those_of_each_match_where_some_or_all_or_none_are_kept
         request = FindRequest("STUDY", {tag: ASKED[tag] for tag in tags}, {}, 0x11, told)
         layout = layout_of(request, HERE, syntax)
         for kept in ({0, 1, 2, 3}, {1, 3}, set()):
-            known = [layout.head(kept_of(record)) if n in kept else record for n, record in enumerate(records)]
+            heads = [layout.head(kept_of(record)) if n in kept else b"" for n, record in enumerate(records)]
             matches = Matches(
-                [0.9, 0.8, 0.7, 0.6], [0.5] * 4, [Basis.IMAGE] * 4, known,
+                np.linspace(0.9, 0.6, 4), np.full(4, 0.5), [Basis.IMAGE] * 4, Heads.of(heads),
+                {n: record for n, record in enumerate(records) if n not in kept},
                 lambda place: f"1.{place}", lambda place: f"1.{place}.1",
             )  # fmt: skip
             answered = Answer(matches, (), "model 0123")
             writer = AnswerWriter(request, HERE, syntax, answered)
             long = [
-                similarity_response(request, record.attributes, answered, match._replace(known=record), HERE)
+                similarity_response(request, record.attributes, answered, match._replace(record=record), HERE)
                 for record, match in zip(records, matches, strict=True)
             ]
             assert writer.all_similar(matches) == [write(answer, syntax) for answer in long]
@@ -193,11 +195,10 @@ def test_kept_studies_are_level_at_each_query_though_nobody_follows(archive, tmp
     assert kept.layouts == made_beforehand
     for shown in updates(archive):
         found = {}
-        for match in similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT).matches:
-            known = match.known
-            if isinstance(known, StudyRecord):      # after an erasure, until all are loaded again
-                known = LAYOUT.head(kept_of(known))
-            found[match.study_instance_uid] = shown_by(known)
+        matches = similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT).matches
+        for match, head in zip(matches, matches.heads, strict=True):
+            # after an erasure, until all are loaded again, there are records
+            found[match.study_instance_uid] = shown_by(head or LAYOUT.head(kept_of(match.study)))
         assert found == shown
 
 
@@ -210,22 +211,22 @@ def test_heads_made_beforehand_are_those_made_when_asked_for(archive, tmp_path):
     studies = np.arange(5)
     expected = kept.heads(double, studies)
     uids = similarity.indexes.numbers.texts
-    assert [len(head) for head in expected] == [
+    assert expected.lengths == [
         2 * (8 + len(name) + len(name) % 2) + 2 if (name := names.get(int(uid[2:]))) else 0 for uid in uids
     ]
     ask_often(kept, double)
     assert kept.layouts == 1
-    assert kept.heads(double, studies) == expected
+    assert list(kept.heads(double, studies)) == list(expected)
     archive.commit(archive.image("1.6", vector=AXES[0], description="LATE"))
     similarity.indexes.follow()
-    assert kept.heads(double, np.arange(6)) == [*expected, b""]                 # not levelled yet
+    assert list(kept.heads(double, np.arange(6))) == [*expected, b""]           # not levelled yet
     kept.level()
     late = kept.heads(double, np.arange(6))
-    assert late[:5] == expected
+    assert list(late)[:5] == list(expected)
     assert late[5].count(b"LATE") == 2
     kept.load_some()
     assert kept.layouts == 1
-    assert kept.heads(double, np.arange(6)) == late
+    assert list(kept.heads(double, np.arange(6))) == list(late)
 
 
 def test_heads_are_made_of_those_layouts_that_are_asked_for_most(archive, tmp_path):
@@ -252,7 +253,7 @@ def test_no_more_studies_are_kept_than_allowed_and_the_others_are_answered_all_t
     for _ in range(2):
         answer = similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT)
         assert [match.study_instance_uid for match in answer.matches] == ["1.2", "1.3", "1.4", "1.5"]
-        assert sum(isinstance(match.known, bytes) for match in answer.matches) == 1
+        assert len(answer.matches.records) == 3
         assert len(kept) == 2
         ask_often(kept)
 
@@ -265,6 +266,10 @@ def test_the_same_patient_is_left_out_with_and_without_kept_studies(archive, tmp
         for layout in (None, LAYOUT):
             answer = similarity.answer(SimilarityQuery(uids=(example,)), layout=layout)
             assert [match.study_instance_uid for match in answer.matches] == others
+    archive.catalogue.merge_patient("P1", "", "Q", "")
+    archive.catalogue.merge_patient("P0", "", "Q", "")
+    for layout in (None, LAYOUT):                   # also where kept studies are not looked at, hence not levelled
+        assert not similarity.answer(SimilarityQuery(uids=("1.1",)), layout=layout).matches
 
 
 def test_studies_kept_by_other_numbers_than_the_indexes_are_refused(archive, tmp_path):
@@ -277,7 +282,7 @@ def test_studies_kept_by_other_numbers_than_the_indexes_are_refused(archive, tmp
 
 
 def test_a_head_is_read_whole_while_it_is_changed():
-    heads, studies, old, new = _Heads(), np.arange(1000), b"a" * 900, b"b" * 700
+    heads, studies, old, new = _HeadsMade(), np.arange(1000), b"a" * 900, b"b" * 700
     heads.add([old] * len(studies))
     done = threading.Event()
 
