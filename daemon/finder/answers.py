@@ -7,13 +7,11 @@ that need a character set; here is only the short way to the same bytes (a test 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import chain, repeat
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from daemon.finder import private, responses
 from daemon.finder.identifiers import EXAMPLE, STUDY_DESCRIPTION, FindRequest, Repeated
@@ -27,6 +25,11 @@ Attributes = Mapping[str, Element]
 _Make = Callable[[Attributes, Match | None], bytes]
 
 
+@lru_cache(maxsize=256)
+def _packer(format_: str) -> struct.Struct:
+    return struct.Struct(format_)
+
+
 class _Known(NamedTuple):
     """What the catalogue knows of a study; `place`: where it is kept (PLACES), None: nowhere."""
 
@@ -35,31 +38,39 @@ class _Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Number:
-    """A number of the match.
+class _Numbers:
+    """Numbers of the match one behind the other, made in one go.
 
     Attributes
     ----------
-    head : bytes
-        Tag and length.
-    dtype : str
-        Of the number as numpy names it, ``"<u2"`` for a US in little endian.
-    field : str
-        Of the match: rank, score or cosine.
+    heads : sequence of bytes
+        Before each number: its tag and length, and what is the same in all answers between it and the one before.
+    codes : str
+        How they are packed, ``"<"`` or ``">"`` in front.
+    fields : sequence of str
+        Which numbers of the match: rank, score, cosine.
     """
 
-    head: bytes
-    dtype: str
-    field: str
+    heads: Sequence[bytes]
+    codes: str
+    fields: Sequence[str]
 
-    @property
-    def size(self) -> int:
-        """Bytes of the number."""
-        return int(self.dtype[-1])
+    def followed_by(self, between: bytes, other: _Numbers) -> _Numbers:
+        """Return these numbers and more behind them."""
+        heads = (*self.heads, between + other.heads[0], *other.heads[1:])
+        return _Numbers(heads, self.codes + other.codes[1:], (*self.fields, *other.fields))
+
+    def columns(self, values: Sequence[Iterable[float]], before: bytes = b"") -> list[bytes]:
+        """Return the elements of each match, after something that all have; `values`: of its `fields`, as columns."""
+        first, *others = self.heads
+        heads = (before + first, *others)
+        sizes = "".join(f"{len(head)}s{code}" for head, code in zip(heads, self.codes[1:], strict=True))
+        columns = chain.from_iterable(zip(map(repeat, heads), values, strict=True))
+        return list(map(_packer(self.codes[0] + sizes).pack, *columns))
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
-        """Return the element of a match."""
-        return self.head + np.asarray(getattr(match, self.field), dtype=self.dtype).tobytes()
+        """Return the elements of a match."""
+        return self.columns([(getattr(match, field),) for field in self.fields])[0]
 
 
 _Part = bytes | _Known | _Make
@@ -69,7 +80,8 @@ _PLAIN = frozenset({"AE", "AS", "CS", "DA", "LO", "SH", "TM", "UI"})
 
 
 #: Private answers of one number, of a VR with a 16-bit length in explicit VR.
-_NUMBERS: Mapping[str, tuple[str, str]] = {"Rank": ("u2", "rank"), "Score": ("f8", "score"), "Cosine": ("f8", "cosine")}
+_NUMBERS: Mapping[str, tuple[str, str]] = {"Rank": ("H", "rank"), "Score": ("d", "score"), "Cosine": ("d", "cosine")}
+
 
 #: Private answers that need a study's report or findings.
 _OF_RECORDS = frozenset(private.BY_KEYWORD[keyword].offset for keyword in ("ReportState", "FindingsPresent"))
@@ -105,7 +117,7 @@ class AnswerWriter:
     def plain(self, attributes: Attributes) -> bytes:
         """Return the answer to a plain query."""
         try:
-            return self._joined(self._plan, attributes, None)
+            return self._joined(attributes, None)
         except _NotAscii:
             return write(responses.plain_response(self._request, attributes, self._provenance), self._syntax)
 
@@ -114,7 +126,7 @@ class AnswerWriter:
         if attributes is None:
             attributes = match.study.attributes
         try:
-            return self._joined(self._plan, attributes, match)
+            return self._joined(attributes, match)
         except _NotAscii:
             assert self._answered is not None
             answer = responses.similarity_response(
@@ -122,9 +134,9 @@ class AnswerWriter:
             )
             return write(answer, self._syntax)
 
-    def _joined(self, plan: _Plan, attributes: Attributes, match: Match | None) -> bytes:
-        answer, *others = plan.pieces
-        for part, piece in zip(plan.parts, others, strict=True):
+    def _joined(self, attributes: Attributes, match: Match | None) -> bytes:
+        answer, *others = self._plan.pieces
+        for part, piece in zip(self._plan.parts, others, strict=True):
             make = part.make if isinstance(part, _Known) else part
             answer += (self._example if part is _example else make(attributes, match)) + piece
         return answer
@@ -133,37 +145,29 @@ class AnswerWriter:
 
     def all_similar(self, matches: Matches) -> list[bytes]:
         """Return what `similar` does of each match; where its head is known, that and what is told of the match."""
-        if all(part is _example or isinstance(part, _Number) for part in self._tail.parts):
-            answers = self._in_rows(matches)
-        else:
-            answers = [
-                head + self._joined(self._tail, _NOTHING, match)
-                for head, match in zip(matches.heads, matches, strict=True)
-            ]
-        for place in matches.records:
-            answers[place] = self.similar(matches[place])
-        return answers
+        columns: list[Iterable[bytes]] = []
+        constant, *others = self._tail.pieces
+        for part, piece in zip(self._tail.parts, others, strict=True):
+            if part is _example:
+                constant += self._example + piece
+                continue
+            columns += self._columns(constant, part, matches)
+            constant = piece
+        if constant or not columns:
+            columns.append(repeat(constant, len(matches)))
+        tails = columns[0] if len(columns) == 1 else map(b"".join, zip(*columns, strict=False))
+        return [
+            known + tail if isinstance(known, bytes) else self.similar(matches[place])
+            for place, (known, tail) in enumerate(zip(matches.known, tails, strict=True))
+        ]
 
-    def _in_rows(self, matches: Matches) -> list[bytes]:
-        """Return heads and tails of all matches, which lie in rows; only numbers differ from tail to tail."""
-        told = {"rank": np.arange(1, len(matches) + 1), "score": matches.scores, "cosine": matches.cosines}
-        tail, *pieces = self._tail.pieces
-        numbers: list[tuple[int, _Number]] = []
-        for part, piece in zip(self._tail.parts, pieces, strict=True):
-            if isinstance(part, _Number):
-                numbers.append((len(tail) + len(part.head), part))
-                tail += part.head + bytes(part.size) + piece
-            else:
-                tail += self._example + piece
-        heads, width = matches.heads, matches.heads.rows.shape[1]
-        rows = np.empty((len(heads), width + len(tail)), dtype=np.uint8)
-        rows[:, :width] = heads.rows
-        rows[:, width:] = np.frombuffer(tail, dtype=np.uint8)
-        for begin, number in numbers:
-            place = slice(width + begin, width + begin + number.size)
-            rows[:, place].view(number.dtype)[:, 0] = told[number.field]
-        data, row, size = rows.tobytes(), rows.shape[1], len(tail)
-        return [data[end - size - length : end] for end, length in zip(count(row, row), heads.lengths, strict=False)]
+    def _columns(self, constant: bytes, part: _Known | _Make, matches: Matches) -> list[Iterable[bytes]]:
+        """Return what is the same in all answers' tails, and one part of each."""
+        if isinstance(part, _Numbers):
+            told = {"rank": range(1, len(matches) + 1), "score": matches.scores, "cosine": matches.cosines}
+            return [part.columns([told[field] for field in part.fields], constant)]
+        assert not isinstance(part, _Known)
+        return [repeat(constant), [part(_NOTHING, match) for match in matches]]
 
 
 class _Plan(NamedTuple):
@@ -202,6 +206,9 @@ def _put_together(parts: Mapping[int, _Part]) -> _Plan:
     for part in in_order:
         if isinstance(part, bytes):
             pieces[-1] += part
+        elif isinstance(part, _Numbers) and varying and isinstance(varying[-1], _Numbers):
+            varying[-1] = varying[-1].followed_by(pieces[-1], part)
+            pieces[-1] = b""
         else:
             varying.append(part)
             pieces.append(b"")
@@ -261,13 +268,14 @@ def _made(tag: int, syntax: Syntax) -> _Make:
     return _number(tag, keyword, syntax) if keyword in _NUMBERS else part
 
 
-def _number(tag: int, keyword: str, syntax: Syntax) -> _Number:
+def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
     """Return a part that holds one number of the match."""
-    (kind, field), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
-    number = _Number(b"", order + kind, field)
+    (code, field), order = _NUMBERS[keyword], "<" if syntax.little_endian else ">"
     empty = write_element(tag, {"vr": private.BY_KEYWORD[keyword].vr}, syntax)
     width = 4 if syntax.implicit_vr else 2
-    return replace(number, head=empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", number.size))
+    size = struct.calcsize(order + code)
+    head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", size)
+    return _Numbers((head,), order + code, (field,))
 
 
 def _standard(

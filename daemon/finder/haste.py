@@ -86,7 +86,7 @@ class Haste:
 
     @contextmanager
     def hastened(self) -> Iterator[bool]:
-        """Let this thread go before others while the block runs, if there is anything left of the share; tell whether.
+        """Let this thread go before others while the block runs, if there is enough left of the share; tell whether.
 
         It stays so until `usual`, or until nothing is left: a thread that waits as usual for the next query is woken
         later for it.
@@ -104,7 +104,7 @@ class Haste:
                 self._set(False)
 
     def reads(self) -> None:
-        """Let this thread, which reads what peers send, go before others from now on, if there is anything left.
+        """Let this thread, which reads what peers send, go before others from now on, if there is enough left.
 
         To be called with each piece: what the thread has used since the last call is counted.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ _PAGE = 1000
 #: Heads made in one go, some 25 ms in which the queries' threads get the GIL by turns.
 _HEADS = 4096
 #: Rows of heads are so many bytes wide or a multiple of it: whole cache lines. Longer heads are made when asked for.
-_ROW_BYTES, _LONGEST_HEAD = 64, 1022
+_ROW_BYTES, _LONGEST_HEAD = 64, 510
 _LENGTH_BYTES = 2
 #: Heads are made beforehand of so many layouts at most, those asked for most among the last queries (so many count,
 #: those before them half as much), and so often.
@@ -71,96 +71,82 @@ class Layout:
         return b"".join([part if isinstance(part, bytes) else elements[part] for part in self.parts])
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """Heads of answers, each at the end of a row of bytes.
-
-    Attributes
-    ----------
-    rows : ndarray of uint8 (n, width)
-    lengths : list of int
-        0: there is none.
-    """
-
-    rows: NDArray[np.uint8]
-    lengths: list[int]
-
-    @classmethod
-    def of(cls, heads: Sequence[bytes]) -> Heads:
-        """Return heads in rows as wide as the longest of them."""
-        width = max(map(len, heads), default=0)
-        rows = np.frombuffer(b"".join([head.rjust(width, b"\0") for head in heads]), dtype=np.uint8)
-        return cls(rows.reshape(len(heads), width), list(map(len, heads)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Heads]) -> Heads:
-        """Return the heads of all parts."""
-        return parts[0] if len(parts) == 1 else cls.of([head for part in parts for head in part])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, place: int) -> bytes:
-        return self.rows[place, self.rows.shape[1] - self.lengths[place] :].tobytes()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return map(self.__getitem__, range(len(self)))
-
-    def take(self, places: slice | Int64) -> Heads:
-        """Return those at some places."""
-        lengths = self.lengths
-        return Heads(
-            self.rows[places],
-            lengths[places] if isinstance(places, slice) else [lengths[place] for place in places.tolist()],
-        )
-
-
-class _HeadsMade:
-    """Heads of one layout by number of the study, each in a row of its own.
+class _Heads:
+    """Heads of one layout by slot of the study, each in a row of its own.
 
     Rows are fetched together: the memory is asked for all of them at once, and one after another each would wait.
     """
 
     def __init__(self) -> None:
-        self.count = 0                              # of studies that have been looked at
-        #: In each a length in two bytes (0: none), and at its end the head.
-        self._rows = np.zeros((0, _ROW_BYTES), dtype=np.uint8)
+        self.count = 0                              # of slots that have been looked at
+        self._rows = np.zeros((0, _ROW_BYTES), dtype=np.uint8)      # a length in two bytes (0: none), and the head
         self._changing = threading.Lock()           # no row is read while it is written
 
     def add(self, heads: Sequence[bytes]) -> None:
-        """Add heads of the next studies, empty ones of those that have none."""
-        longest = min(max(map(len, heads)), _LONGEST_HEAD) + _LENGTH_BYTES
-        rows, missing = self._rows, -(-longest // _ROW_BYTES) * _ROW_BYTES - self._rows.shape[1]
-        if missing > 0:
-            wider = np.zeros((len(rows), rows.shape[1] + missing), dtype=np.uint8)
-            wider[: self.count, :_LENGTH_BYTES] = rows[: self.count, :_LENGTH_BYTES]
-            wider[: self.count, _LENGTH_BYTES + missing :] = rows[: self.count, _LENGTH_BYTES:]
-            rows = wider
-        rows = np.asarray(grown(rows, self.count + len(heads)))
-        for number, head in enumerate(heads, self.count):
-            _write(rows[number], head)
+        """Add heads of the next slots, empty ones of those that have none; one longer than a row may be is none."""
+        longest = max((len(head) for head in heads if len(head) <= _LONGEST_HEAD), default=0) + _LENGTH_BYTES
+        width = max(self._rows.shape[1], -(-longest // _ROW_BYTES) * _ROW_BYTES)
+        new = np.zeros((len(heads), width), dtype=np.uint8)
+        for row, head in zip(new, heads, strict=True):
+            _write(row, head)
+        rows, end = self._rows, self.count + len(heads)
+        if width > rows.shape[1]:
+            rows = np.zeros((len(rows), width), dtype=np.uint8)
+            rows[: self.count, : self._rows.shape[1]] = self._rows[: self.count]
+        rows = np.asarray(grown(rows, end))
         with self._changing:
-            self._rows, self.count = rows, self.count + len(heads)
+            rows[self.count : end] = new
+            self._rows, self.count = rows, end
 
-    def put(self, number: int, head: bytes) -> None:
+    def put(self, slot: int, head: bytes) -> None:
         """Put a head in place of the one before."""
         with self._changing:
-            _write(self._rows[number], head)
+            _write(self._rows[slot], head)
 
-    def of(self, studies: Int64) -> Heads:
-        """Return the heads of studies, as far as they are made."""
+    def of(self, slots: NDArray[np.int32]) -> list[bytes]:
+        """Return the heads of slots, empty where there is none or none yet."""
         with self._changing:
             try:
-                rows = self._rows.take(studies, axis=0)
-            except IndexError:                      # a study that came just now
-                return Heads.of([b""] * len(studies))
-        return Heads(rows, rows.view("<u2")[:, 0].tolist())
+                rows = self._rows.take(slots, axis=0)
+            except IndexError:                      # of a study that came just now
+                return [b""] * len(slots)
+        lengths, width, data = rows.view("<u2")[:, 0].tolist(), rows.shape[1], rows.tobytes()
+        begins = range(_LENGTH_BYTES, len(data), width)
+        return [data[begin : begin + length] for begin, length in zip(begins, lengths, strict=True)]
 
 
 def _write(row: NDArray[np.uint8], head: bytes) -> None:
     size = len(head) if len(head) + _LENGTH_BYTES <= len(row) else 0
-    row[:_LENGTH_BYTES] = size & 0xFF, size >> 8
-    row[len(row) - size :] = np.frombuffer(head, dtype=np.uint8, count=size)
+    row[: size + _LENGTH_BYTES] = np.frombuffer(size.to_bytes(_LENGTH_BYTES, "little") + head[:size], dtype=np.uint8)
+
+
+class _Studies:
+    """What is kept, by slots, which are given from 1 on and not taken back; replaced as a whole after an erasure."""
+
+    def __init__(self) -> None:
+        self.slots = np.zeros(0, dtype=np.int32)    # by number of the study; 0: not kept
+        self.kept = [b""]                           # by slot; empty: not all of it is plain, or it shows nothing
+        self.patients = np.zeros(1, dtype=np.int64)
+        self.heads: dict[Layout, _Heads] = {}
+
+    def slot_of(self, number: int) -> int:
+        """Return the slot of a study."""
+        slots = self.slots
+        return int(slots[number]) if number < len(slots) else 0
+
+    def put(self, number: int, kept: bytes, patient: int) -> None:
+        """Keep a study, or what is known of it now."""
+        slot = self.slot_of(number)
+        if not slot:
+            slot = len(self.kept)
+            self.kept.append(kept)
+            self.patients = np.asarray(grown(self.patients, slot + 1))
+            self.slots = np.asarray(grown(self.slots, number + 1))
+        self.kept[slot], self.patients[slot] = kept, patient
+        for layout, heads in self.heads.items():
+            if slot < heads.count:
+                heads.put(slot, layout.head(kept) if kept else b"")
+        self.slots[number] = slot                   # last: whoever finds the slot finds what is in it
 
 
 class KeptStudies:
@@ -182,54 +168,52 @@ class KeptStudies:
         self.numbers = numbers
         self._catalogue, self._limit = catalogue, limit
         self._changing = threading.Lock()
-        self._count = 0
         self._sequence = -1
         self._loaded_to: str | None = ""            # None: all are here
-        self._kept: list[bytes | None] = []         # by number; empty: not all of it is plain
-        self._patients = np.zeros(0, dtype=np.int64)
-        self._heads: dict[Layout, _HeadsMade] = {}
+        self._studies = _Studies()
         self._asked: dict[Layout, int] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._studies.kept) - 1
 
     @property
     def layouts(self) -> int:
-        """Of how many layouts the heads of all studies are made."""
-        return sum(heads.count == len(self._kept) for heads in list(self._heads.values()))
+        """Of how many layouts the heads of all studies that are kept were made."""
+        studies = self._studies
+        return sum(heads.count == len(studies.kept) for heads in list(studies.heads.values())) if len(self) else 0
 
     # ------------------------------------------------------------------------------------ asking
 
-    def heads(self, layout: Layout, studies: Int64) -> Heads:
-        """Return heads of answers; none of a study whose record has to be asked for, or that shows nothing."""
+    def heads(self, layout: Layout, numbers: Int64) -> tuple[list[bytes], Int64]:
+        """Return heads of answers, and `patient_number` of the studies.
+
+        An empty head: the study's record has to be asked for, it may show nothing, and the patient's number is any.
+        """
         self._asked[layout] = self._asked.get(layout, 0) + 1        # one lost between two threads does no harm
-        made = self._heads.get(layout)
-        heads = made.of(studies) if made is not None else Heads.of([b""] * len(studies))
-        if 0 in heads.lengths:
-            numbers = enumerate(studies.tolist())
-            heads = Heads.of([heads[place] or self._head(layout, number) for place, number in numbers])
-        return heads
-
-    def _head(self, layout: Layout, number: int) -> bytes:
-        kept = self._kept[number] if number < len(self._kept) else None
-        return layout.head(kept) if kept else b""
-
-    def patients(self, studies: Int64) -> Int64:
-        """Return `patient_number` of each study that has a head, and any number of others."""
-        patients = self._patients
-        return patients.take(studies, mode="clip") if len(patients) else np.zeros(len(studies), dtype=np.int64)
+        studies = self._studies                     # once: after an erasure there are others
+        try:
+            slots = studies.slots.take(numbers)
+        except IndexError:                          # a study that came just now
+            slots = np.asarray([studies.slot_of(number) for number in numbers.tolist()], dtype=np.int32)
+        made = studies.heads.get(layout)
+        heads = made.of(slots) if made is not None else [b""] * len(slots)
+        if not all(heads):
+            every = zip(heads, slots.tolist(), strict=True)
+            heads = [head or (layout.head(kept) if (kept := studies.kept[slot]) else b"") for head, slot in every]
+        return heads, studies.patients.take(slots)
 
     def patient_of(self, number: int) -> int | None:
         """Return the `patient_number` of a study, None of one that is not kept."""
-        is_kept = number < len(self._kept) and self._kept[number] is not None
-        return int(self._patients[number]) if is_kept else None
+        studies = self._studies
+        slot = studies.slot_of(number)
+        return int(studies.patients[slot]) if slot else None
 
     # ------------------------------------------------------------------------------------ following
 
     def load_some(self) -> bool:
         """Take in some more studies, then make some more heads; return whether all studies that fit are here."""
         with self._changing:
-            if self._loaded_to is None or self._count >= self._limit:
+            if self._loaded_to is None or len(self) >= self._limit:
                 self._choose_layouts()
                 self._make_heads()
                 return True
@@ -245,56 +229,45 @@ class KeptStudies:
         if self._sequence < 0 or self._catalogue.sequence() == self._sequence:
             return
         with self._changing:
+            if self._sequence < 0:                  # another thread has seen the erasure that we saw
+                return
             changes = self._catalogue.studies_changed(self._sequence)
             if changes.erased or changes.sequence < self._sequence:     # which, nobody knows: begin again
-                self._kept, self._heads, self._count = [], {}, 0
+                self._studies = _Studies()
                 self._sequence, self._loaded_to = -1, ""
                 return
             for uid in changes.hidden:
                 number = self.numbers.get(uid)
-                if number is not None and number < len(self._kept) and self._kept[number] is not None:
-                    self._set(number, None)
-                    self._count -= 1
+                if number is not None and self._studies.slot_of(number):
+                    self._studies.put(number, b"", 0)
             self._put(changes.shown)
             self._sequence = changes.sequence
 
     def _put(self, records: Collection[StudyRecord]) -> None:
         numbers = self.numbers.of([record.study_instance_uid for record in records])
-        missing = max(numbers, default=-1) + 1 - len(self._kept)
-        if missing > 0:
-            self._patients = np.asarray(grown(self._patients, len(self._kept) + missing))
-            self._kept += [None] * missing
         for number, record in zip(numbers, records, strict=True):
-            is_new = self._kept[number] is None
-            if not is_new or self._count < self._limit:
-                self._count += is_new
-                self._patients[number] = patient_number(record.patient_key)
-                self._set(number, kept_of(record))
-
-    def _set(self, number: int, kept: bytes | None) -> None:
-        self._kept[number] = kept
-        for layout, heads in self._heads.items():
-            if number < heads.count:
-                heads.put(number, layout.head(kept) if kept else b"")
+            if self._studies.slot_of(number) or len(self) < self._limit:
+                self._studies.put(number, kept_of(record), patient_number(record.patient_key))
 
     # ------------------------------------------------------------------------------------ heads made beforehand
 
     def _choose_layouts(self) -> None:
-        asked = dict(self._asked)
+        asked, chosen = dict(self._asked), self._studies.heads
         if sum(asked.values()) >= _LAST_QUERIES:
             self._asked = asked = {layout: times // 2 for layout, times in asked.items() if times > 1}
-            wanted = sorted(asked, key=lambda layout: asked[layout], reverse=True)[:_LAYOUTS]
-            self._heads = {layout: heads for layout, heads in self._heads.items() if layout in wanted}
-        often = [layout for layout, times in asked.items() if times >= _OFTEN and layout not in self._heads]
-        for layout in often[: _LAYOUTS - len(self._heads)]:
-            self._heads[layout] = _HeadsMade()
+            wanted = sorted(asked, key=asked.__getitem__, reverse=True)[:_LAYOUTS]
+            self._studies.heads = chosen = {layout: heads for layout, heads in chosen.items() if layout in wanted}
+        often = [layout for layout, times in asked.items() if times >= _OFTEN and layout not in chosen]
+        for layout in sorted(often, key=asked.__getitem__, reverse=True)[: _LAYOUTS - len(chosen)]:
+            chosen[layout] = _Heads()
 
     def _make_heads(self) -> None:
-        for layout, heads in self._heads.items():
-            some = self._kept[heads.count : heads.count + _HEADS]
+        left = _HEADS
+        for layout, heads in self._studies.heads.items():
+            some = self._studies.kept[heads.count : heads.count + left]
             if some:
                 heads.add([layout.head(kept) if kept else b"" for kept in some])
-                return
+                left -= len(some)
 
 
 def patient_number(patient_key: str) -> int:
@@ -342,4 +315,4 @@ def _explicit(element: bytes, vr: str) -> bytes:
     return element[:4] + vr.encode() + element[4:6] + element[8:]
 
 
-__all__ = ["KEPT_TAGS", "PLACES", "Heads", "KeptStudies", "Layout", "kept_of", "patient_number"]
+__all__ = ["KEPT_TAGS", "PLACES", "KeptStudies", "Layout", "kept_of", "patient_number"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from daemon.finder.examples import Leg, SimilarityQuery
-from daemon.finder.kept import Heads, Layout, patient_number
+from daemon.finder.kept import Layout, patient_number
 from daemon.finder.scores import scores_of
 from encoders.base import Basis
 from storage.base import Float64, Int64, Kind, Neighbours, StudyRecord
@@ -34,6 +34,10 @@ _RARE = 0.1
 _SIEVED = 512
 
 
+#: What an answer is made from: a study's record, or its head where that is kept.
+Known = StudyRecord | bytes
+
+
 class Candidates(NamedTuple):
     """Studies, each with its best object, as columns: by descending cosine, then by UID.
 
@@ -49,16 +53,13 @@ class Candidates(NamedTuple):
     rows: Int64
     cosines: Float64
 
-    def take(self, places: slice | Int64) -> Candidates:
+    def part(self, part: slice) -> Candidates:
+        """Return those of a part."""
+        return Candidates(self.studies[part], self.rows[part], self.cosines[part])
+
+    def take(self, places: Int64) -> Candidates:
         """Return those at some places."""
-        return Candidates(self.studies[places], self.rows[places], self.cosines[places])
-
-
-def _places(places: list[int]) -> slice | Int64:
-    """Return where to look in arrays, ascending: a slice is not copied, and hardly anybody is left out in between."""
-    if places and places[-1] - places[0] + 1 == len(places):
-        return slice(places[0], places[-1] + 1)
-    return np.asarray(places, dtype=np.int64)
+        return Candidates(self.studies.take(places), self.rows.take(places), self.cosines.take(places))
 
 
 _NOBODY = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -73,17 +74,12 @@ class Ranked(NamedTuple):
         Calibrated, 0..1.
     bases : list of Basis
         What the entries were made from.
-    heads : Heads
-        Of the answers.
-    records : dict of int to StudyRecord
-        Of those places that have no head.
     """
 
     candidates: Candidates
     scores: Float64
     bases: list[Basis]
-    heads: Heads
-    records: dict[int, StudyRecord]
+    known: list[Known]
 
 
 @dataclass(slots=True)
@@ -120,8 +116,8 @@ class Ranking:
         self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
         self._query, self._query_studies = query, dict.fromkeys(query_studies)
         self._numbers, self._layout = self._indexes.numbers, layout
-        self._kept = similarity.kept if layout is not None else None
-        self._own = [number for uid in self._query_studies if (number := self._numbers.get(uid)) is not None]
+        self._kept = similarity.kept if layout is not None else None    # what is not levelled is not looked at
+        self._own = self._numbers.of(self._query_studies)               # the index may learn of them meanwhile
         filters = query.findings or any(element.get("Value") for element in query.identifier.values())
         self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
         self._counts = self._indexes.counts()
@@ -138,7 +134,7 @@ class Ranking:
                 self._take(pool, near)
             ranked = self._accepted(pools, wanted)
             least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
-            if len(ranked.heads) == wanted:
+            if len(ranked.known) == wanted:
                 last = max(float(ranked.scores[-1]), least)
                 todo = [pool for pool in pools if not pool.exhausted and pool.bound > last]
             else:
@@ -180,7 +176,7 @@ class Ranking:
         studies, rows, places = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
         found = Candidates(studies, rows, cosines if places is None else cosines.take(places))
         if is_cut:                                  # what lies beyond may still beat, or tie, what is no better
-            found = found.take(slice(len(studies) - int(np.count_nonzero(found.cosines <= pool.worst))))
+            found = found.part(slice(len(studies) - int(np.count_nonzero(found.cosines <= pool.worst))))
         if self._passing is not None:
             passing, texts = self._passing, self._numbers.texts
             numbers = enumerate(found.studies.tolist())
@@ -215,25 +211,21 @@ class Ranking:
 
     def _accepted(self, pools: Sequence[_Pool], wanted: int) -> Ranked:
         found, scores, bases = self._merged(pools)
-        places: list[int] = []
-        parts: list[Heads] = []
-        records: dict[int, StudyRecord] = {}
+        accepted: list[int] = []
+        known: list[Known] = []
         step = wanted + len(self._own) + _SPARE
         for start in range(0, len(scores), step):
-            heads, known, left_out = self._learn(found.studies[start : start + step])
-            here = list(range(len(heads)))
-            for place in sorted(left_out, reverse=True):
-                del here[place]
-            del here[wanted - len(places) :]
-            if known:
-                records |= {len(places) + number: known[place] for number, place in enumerate(here) if place in known}
-            parts.append(heads.take(_places(here)))
-            places += [start + place for place in here] if start else here
-            if len(places) == wanted:
+            told = self._learn(found.studies[start : start + step])
+            accepted += [place for place, of in enumerate(told, start) if of]
+            known += filter(None, told)
+            if len(known) >= wanted:
                 break
-        chosen = _places(places)
-        of_each = bases[chosen] if isinstance(chosen, slice) else [bases[place] for place in places]
-        return Ranked(found.take(chosen), scores[chosen], of_each, Heads.joined(parts or [Heads.of([])]), records)
+        accepted, known = accepted[:wanted], known[:wanted]
+        if accepted and accepted[-1] - accepted[0] + 1 == len(accepted):    # nobody between them is left out
+            part = slice(accepted[0], accepted[-1] + 1)
+            return Ranked(found.part(part), scores[part], bases[part], known)
+        places = np.asarray(accepted, dtype=np.int64)
+        return Ranked(found.take(places), scores.take(places), [bases[place] for place in accepted], known)
 
     def _merged(self, pools: Sequence[_Pool]) -> tuple[Candidates, Float64, list[Basis]]:
         """Return the candidates of all legs by descending score, within a leg by cosine and UID; scores and bases."""
@@ -252,46 +244,37 @@ class Ranking:
             order = order[np.sort(np.unique(found.studies.take(order), return_index=True)[1])]
         return found.take(order), scores.take(order), [bases[place] for place in order.tolist()]
 
-    def _learn(self, studies: Int64) -> tuple[Heads, dict[int, StudyRecord], set[int]]:
-        """Return the heads of studies, by place the records of those that have none, and the places to leave out.
-
-        These are studies that have gone, the query's own, and the same patient's.
-        """
-        kept, texts, numbers = self._kept, self._numbers.texts, studies.tolist()
-        heads = self._heads(studies)
-        missing = [place for place, length in enumerate(heads.lengths) if not length] if 0 in heads.lengths else []
+    def _learn(self, studies: Int64) -> Sequence[Known | None]:
+        """Return what is known of studies; nothing of those that have gone, the query's own and the same patient's."""
+        known: list[Known | None] = [None] * len(studies)
+        patients = np.zeros(0, dtype=np.int64)
+        if self._kept is not None and self._layout is not None:
+            self._kept.level()
+            known[:], patients = self._kept.heads(self._layout, studies)
+        missing = [] if all(known) else [place for place, head in enumerate(known) if not head]
+        numbers, texts = studies.tolist(), self._numbers.texts
         asked = [texts[numbers[place]] for place in missing]
         if self._patients is None:
             self._patients = self._own_patients(asked)
-        left_out = {numbers.index(own) for own in self._own if own in numbers}
-        if self._patients and kept is not None and len(missing) < len(numbers):
-            patients = kept.patients(studies)       # right only of those that have a head
-            for patient in self._patients:
-                left_out.update((patients == patient).nonzero()[0].tolist())
-            left_out.difference_update(place for place in missing if numbers[place] not in self._own)
-        records: dict[int, StudyRecord] = {}
+        for patient in self._patients:
+            for place in (patients == patient).nonzero()[0].tolist():
+                known[place] = None
         if missing:
             self._ask(asked)
             for place, uid in zip(missing, asked, strict=True):
                 record = self._records.get(uid)
-                if record is None or patient_number(record.patient_key) in self._patients:
-                    left_out.add(place)
-                else:
-                    records[place] = record
-        return heads, records, left_out
-
-    def _heads(self, studies: Int64) -> Heads:
-        if self._kept is None or self._layout is None:
-            return Heads.of([b""] * len(studies))
-        self._kept.level()
-        return self._kept.heads(self._layout, studies)
+                is_other = record is not None and patient_number(record.patient_key) not in self._patients
+                known[place] = record if is_other else None
+        for own in self._own:
+            if own in numbers:
+                known[numbers.index(own)] = None
+        return known
 
     def _own_patients(self, asked: Sequence[str]) -> frozenset[int]:
         """Return the numbers of the query studies' patients; their records are asked for together with others."""
         patients, others = set(), []
-        for uid in self._query_studies:
-            number = self._numbers.get(uid)
-            patient = None if self._kept is None or number is None else self._kept.patient_of(number)
+        for uid, number in zip(self._query_studies, self._own, strict=True):
+            patient = None if self._kept is None else self._kept.patient_of(number)
             if patient is None:
                 others.append(uid)
             else:
@@ -309,4 +292,4 @@ class Ranking:
             self._records |= self._catalogue.studies(asked, with_report=with_report, with_findings=with_findings)
 
 
-__all__ = ["Candidates", "Ranked", "Ranking"]
+__all__ = ["Candidates", "Known", "Ranked", "Ranking"]

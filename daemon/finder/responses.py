@@ -69,12 +69,8 @@ def plain_response(
     return answer
 
 
-#: Elements that have one value in all answers.
-FIXED = frozenset({QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY})
-
-
 def fixed(keys: Collection[int], level: str, provenance: Provenance) -> dict[int, Element]:
-    """Return the elements of FIXED that an answer has."""
+    """Return those elements of an answer that have one value in all of them."""
     found: dict[int, Element] = {
         QUERY_RETRIEVE_LEVEL: {"vr": "CS", "Value": [level]},
         RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [provenance.retrieve_ae_title]},

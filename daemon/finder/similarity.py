@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
-
-import numpy as np
 
 from daemon.finder.beside import Beside
 from daemon.finder.errors import ExampleNotEncoded, ExampleUnknown, Loading, NoUsableIndex
 from daemon.finder.examples import BASES, Example, SimilarityQuery, compared, example_of, legs_of, pooled
-from daemon.finder.kept import Heads, KeptStudies, Layout
-from daemon.finder.ranking import Ranking
+from daemon.finder.kept import KeptStudies, Layout
+from daemon.finder.ranking import Known, Ranking
 from daemon.finder.scores import Scorer
 from encoders.base import Basis, Encoder, Float32
-from storage.base import Catalogue, Float64, Int64, Kind, StudyRecord
+from storage.base import Catalogue, Int64, Kind, StudyRecord
 from storage.index.following import IndexSet
 from storage.index.table import BadLabel
 
@@ -35,13 +33,13 @@ class Match(NamedTuple):
     cosine: float
     basis: Basis
     sop_instance_uid: str
-    record: StudyRecord | None
+    known: Known
 
     @property
     def study(self) -> StudyRecord:
         """The study's record; there is none where `Similarity.answer` was told that heads will do."""
-        assert self.record is not None
-        return self.record
+        assert isinstance(self.known, StudyRecord)
+        return self.known
 
 
 def _no_object(_place: int) -> str:
@@ -54,26 +52,22 @@ class Matches(Sequence[Match]):
 
     Attributes
     ----------
-    scores, cosines : ndarray of float64
+    scores, cosines : list of float
     bases : list of Basis
-    heads : Heads
-        What answers tell of the studies.
-    records : mapping of int to StudyRecord
-        Of those places that have no head.
+    known : list of StudyRecord or bytes
     study_uid, sop_uid : callable
         Return the StudyInstanceUID and the best object's SOPInstanceUID of a place.
     """
 
-    scores: Float64
-    cosines: Float64
+    scores: list[float]
+    cosines: list[float]
     bases: list[Basis]
-    heads: Heads
-    records: Mapping[int, StudyRecord]
+    known: list[Known]
     study_uid: Callable[[int], str]
     sop_uid: Callable[[int], str] = _no_object
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self.known)
 
     @overload
     def __getitem__(self, place: int) -> Match: ...
@@ -86,12 +80,12 @@ class Matches(Sequence[Match]):
             return [self[one] for one in range(*place.indices(len(self)))]
         place = range(len(self))[place]
         return Match(
-            place + 1, self.study_uid(place), float(self.scores[place]), float(self.cosines[place]),
-            self.bases[place], self.sop_uid(place), self.records.get(place),
+            place + 1, self.study_uid(place), self.scores[place], self.cosines[place], self.bases[place],
+            self.sop_uid(place), self.known[place],
         )  # fmt: skip
 
 
-NO_MATCHES = Matches(np.zeros(0), np.zeros(0), [], Heads.of([]), {}, _no_object)
+NO_MATCHES = Matches([], [], [], [], _no_object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +171,14 @@ class Similarity:
         limit = min(asked, self.maximum_results)
         own = [example.study_instance_uid for example in examples if example.study_instance_uid]
         ranked = Ranking(self, query, own, layout).best(legs, limit + (asked > limit))  # one more: the list was cut
-        (studies, rows, cosines), shown = ranked.candidates, slice(limit)
+        studies, rows, cosines = ranked.candidates
         texts, sop_of = self.indexes.numbers.texts, self.indexes.sop_instance_uid
         matches = Matches(
-            ranked.scores[shown], cosines[shown], ranked.bases[shown], ranked.heads.take(shown),
-            {place: record for place, record in ranked.records.items() if place < limit},
+            ranked.scores[:limit].tolist(), cosines[:limit].tolist(), ranked.bases, ranked.known[:limit],
             lambda place: texts[studies[place]],
             (lambda place: sop_of(rows[place])) if query.with_objects else _no_object,
         )
-        flags = [TRUNCATED] if len(ranked.heads) > limit else []
+        flags = [TRUNCATED] if len(ranked.known) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []
         return Answer(matches, tuple(flags), generation.model_id)
 

@@ -103,8 +103,9 @@ class Owners:
     def put(self, rows: Sequence[EmbeddingRow]) -> None:
         """Take rows in, ascending by label, all of them above those that are here."""
         studies = self._numbers.of([row.study_instance_uid for row in rows])
-        self._last_row = np.asarray(grown(self._last_row, max(studies, default=-1) + 1))
-        self._held = np.asarray(grown(self._held, len(self._last_row)))
+        known = max(studies, default=-1) + 1
+        self._held = np.asarray(grown(self._held, known))           # first: `_number_of` looks at the other
+        self._last_row = np.asarray(grown(self._last_row, known))
         start, end = self._count, self._count + len(rows)
         if rows:
             self._first_label = self._first_label if start else rows[0].label
@@ -199,7 +200,8 @@ class Owners:
     def labels_without(self, kind: Kind, has: Kind, lacks: Kind) -> Int64:
         """Return the labels of one kind, ascending, of studies that have a label of `has` and none of `lacks`."""
         count = self._count
-        chosen = self._held[:, _KIND_NUMBERS[has]] & ~self._held[:, _KIND_NUMBERS[lacks]]
+        held = self._held                                           # once: it may be replaced by a longer one
+        chosen = held[:, _KIND_NUMBERS[has]] & ~held[:, _KIND_NUMBERS[lacks]]
         rows = chosen[self._row_study[:count]] & (self._kinds[:count] == _KIND_NUMBERS[kind])
         return self._labels_of_rows(np.flatnonzero(rows))
 

@@ -1,6 +1,5 @@
 """The short way to an answer's bytes leads to the same bytes."""
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,7 +8,7 @@ from daemon.finder import private
 from daemon.finder.answers import AnswerWriter, layout_of
 from daemon.finder.examples import SimilarityQuery
 from daemon.finder.identifiers import FindRequest, Repeated
-from daemon.finder.kept import Heads, kept_of
+from daemon.finder.kept import kept_of
 from daemon.finder.responses import Provenance, plain_response, similarity_response
 from daemon.finder.similarity import Answer, Match, Matches
 from daemon.finder.wire import Syntax, write
@@ -89,8 +88,8 @@ def test_answers_to_a_request_that_comes_again_tell_its_own_example_and_todays_f
             assert AnswerWriter(request, HERE, syntax, answered).similar(match) == expected
             if syntax.little_endian:
                 layout = layout_of(request, HERE, syntax)
-                heads = Heads.of([layout.head(kept_of(record))])
-                kept = Matches(np.array([0.25]), np.array([0.5]), [Basis.JOINT], heads, {}, lambda _: "1.9")
+                head = layout.head(kept_of(record))
+                kept = Matches([0.25], [0.5], [Basis.JOINT], [head], lambda _: "1.9")
                 told = Answer(kept, flags, "model 100%b")
                 first = match._replace(rank=1)
                 long = similarity_response(request, record.attributes, told, first, HERE)

@@ -14,9 +14,10 @@ from toy_encoder import DIM
 
 from daemon.finder import private
 from daemon.finder.answers import AnswerWriter, layout_of
-from daemon.finder.examples import SimilarityQuery
+from daemon.finder.examples import SimilarityQuery, legs_of
 from daemon.finder.identifiers import FindRequest
-from daemon.finder.kept import KEPT_TAGS, PLACES, Heads, KeptStudies, Layout, _HeadsMade, kept_of
+from daemon.finder.kept import KEPT_TAGS, PLACES, KeptStudies, Layout, _Heads, kept_of
+from daemon.finder.ranking import Ranking
 from daemon.finder.responses import Provenance, similarity_response
 from daemon.finder.similarity import NO_MATCHES, Answer, Matches, Similarity
 from daemon.finder.wire import Syntax, read_elements, vr_of, write
@@ -59,10 +60,9 @@ def test_what_is_kept_gives_the_bytes_of_the_long_way(attributes, syntax, asked,
     kept, layout = kept_of(record), layout_of(request, HERE, syntax)
     assert layout is not None
     if kept:
-        columns = np.array([0.25]), np.array([0.5]), [Basis.JOINT], Heads.of([layout.head(kept)]), {}
-        matches = Matches(*columns, lambda _: "1.2", lambda _: "1.2.3")
+        matches = Matches([0.25], [0.5], [Basis.JOINT], [layout.head(kept)], lambda _: "1.2", lambda _: "1.2.3")
         answered = Answer(matches, ("TRUNCATED",), "model 0123")
-        long = similarity_response(request, attributes, answered, matches[0]._replace(record=record), HERE)
+        long = similarity_response(request, attributes, answered, matches[0]._replace(known=record), HERE)
         assert AnswerWriter(request, HERE, syntax, answered).all_similar(matches) == [write(long, syntax)]
     else:
         assert not str(attributes).isascii() or "LT" in str(attributes) or "x" * 1500 in str(attributes)
@@ -79,16 +79,15 @@ def test_many_answers_are_those_of_each_match_where_some_or_all_or_none_are_kept
         request = FindRequest("STUDY", {tag: ASKED[tag] for tag in tags}, {}, 0x11, told)
         layout = layout_of(request, HERE, syntax)
         for kept in ({0, 1, 2, 3}, {1, 3}, set()):
-            heads = [layout.head(kept_of(record)) if n in kept else b"" for n, record in enumerate(records)]
+            known = [layout.head(kept_of(record)) if n in kept else record for n, record in enumerate(records)]
             matches = Matches(
-                np.linspace(0.9, 0.6, 4), np.full(4, 0.5), [Basis.IMAGE] * 4, Heads.of(heads),
-                {n: record for n, record in enumerate(records) if n not in kept},
+                [0.9, 0.8, 0.7, 0.6], [0.5] * 4, [Basis.IMAGE] * 4, known,
                 lambda place: f"1.{place}", lambda place: f"1.{place}.1",
             )  # fmt: skip
             answered = Answer(matches, (), "model 0123")
             writer = AnswerWriter(request, HERE, syntax, answered)
             long = [
-                similarity_response(request, record.attributes, answered, match._replace(record=record), HERE)
+                similarity_response(request, record.attributes, answered, match._replace(known=record), HERE)
                 for record, match in zip(records, matches, strict=True)
             ]
             assert writer.all_similar(matches) == [write(answer, syntax) for answer in long]
@@ -181,7 +180,7 @@ def searching(archive, tmp_path, limit):
 
 def ask_often(kept, layout=LAYOUT, times=8):
     for _ in range(times):
-        kept.heads(layout, np.arange(2))
+        kept.heads(layout, np.arange(1))
     kept.load_some()
 
 
@@ -195,10 +194,11 @@ def test_kept_studies_are_level_at_each_query_though_nobody_follows(archive, tmp
     assert kept.layouts == made_beforehand
     for shown in updates(archive):
         found = {}
-        matches = similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT).matches
-        for match, head in zip(matches, matches.heads, strict=True):
-            # after an erasure, until all are loaded again, there are records
-            found[match.study_instance_uid] = shown_by(head or LAYOUT.head(kept_of(match.study)))
+        for match in similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT).matches:
+            known = match.known
+            if isinstance(known, StudyRecord):      # after an erasure, until all are loaded again
+                known = LAYOUT.head(kept_of(known))
+            found[match.study_instance_uid] = shown_by(known)
         assert found == shown
 
 
@@ -209,24 +209,26 @@ def test_heads_made_beforehand_are_those_made_when_asked_for(archive, tmp_path):
     similarity, kept = searching(archive, tmp_path, 100)
     double = Layout((PLACES[0x00081030], b"\0\0", PLACES[0x00081030]), implicit_vr=False)
     studies = np.arange(5)
-    expected = kept.heads(double, studies)
+    expected, patients = kept.heads(double, studies)
     uids = similarity.indexes.numbers.texts
-    assert expected.lengths == [
+    assert [len(head) for head in expected] == [
         2 * (8 + len(name) + len(name) % 2) + 2 if (name := names.get(int(uid[2:]))) else 0 for uid in uids
     ]
+    assert len(set(patients.tolist())) == 5
     ask_often(kept, double)
     assert kept.layouts == 1
-    assert list(kept.heads(double, studies)) == list(expected)
+    assert kept.heads(double, studies)[0] == expected
+    assert kept.heads(double, studies)[1].tolist() == patients.tolist()
     archive.commit(archive.image("1.6", vector=AXES[0], description="LATE"))
     similarity.indexes.follow()
-    assert list(kept.heads(double, np.arange(6))) == [*expected, b""]           # not levelled yet
+    assert kept.heads(double, np.arange(6))[0] == [*expected, b""]              # not levelled yet
     kept.level()
-    late = kept.heads(double, np.arange(6))
-    assert list(late)[:5] == list(expected)
+    late, _ = kept.heads(double, np.arange(6))
+    assert late[:5] == expected
     assert late[5].count(b"LATE") == 2
     kept.load_some()
     assert kept.layouts == 1
-    assert list(kept.heads(double, np.arange(6))) == list(late)
+    assert kept.heads(double, np.arange(6))[0] == late
 
 
 def test_heads_are_made_of_those_layouts_that_are_asked_for_most(archive, tmp_path):
@@ -237,13 +239,13 @@ def test_heads_are_made_of_those_layouts_that_are_asked_for_most(archive, tmp_pa
         ask_often(kept, layout, times)
     for _ in range(6):
         kept.load_some()
-    assert set(kept._heads) == set(layouts[1:5])    # the first was asked for too seldom, the last came too late
+    assert set(kept._studies.heads) == set(layouts[1:5])    # the first was asked for too seldom, the last too late
     ask_often(kept, layouts[0], 500)
     ask_often(kept, layouts[5], 500)
     for _ in range(6):
         kept.load_some()
-    assert {layouts[0], layouts[5]} <= set(kept._heads)
-    assert len(kept._heads) <= 4
+    assert {layouts[0], layouts[5]} <= set(kept._studies.heads)
+    assert len(kept._studies.heads) <= 4
 
 
 def test_no_more_studies_are_kept_than_allowed_and_the_others_are_answered_all_the_same(archive, tmp_path):
@@ -253,7 +255,7 @@ def test_no_more_studies_are_kept_than_allowed_and_the_others_are_answered_all_t
     for _ in range(2):
         answer = similarity.answer(SimilarityQuery(uids=("1.1",)), layout=LAYOUT)
         assert [match.study_instance_uid for match in answer.matches] == ["1.2", "1.3", "1.4", "1.5"]
-        assert len(answer.matches.records) == 3
+        assert sum(isinstance(match.known, bytes) for match in answer.matches) == 1
         assert len(kept) == 2
         ask_often(kept)
 
@@ -281,15 +283,37 @@ def test_studies_kept_by_other_numbers_than_the_indexes_are_refused(archive, tmp
         )  # fmt: skip
 
 
-def test_a_head_is_read_whole_while_it_is_changed():
-    heads, studies, old, new = _HeadsMade(), np.arange(1000), b"a" * 900, b"b" * 700
-    heads.add([old] * len(studies))
-    done = threading.Event()
+def test_rows_of_heads_grow_wider_and_keep_what_is_in_them():
+    heads = _Heads()
+    heads.add([b"", b"a" * 10, b"", b"c" * 62])
+    every = np.arange(4, dtype=np.int32)
+    assert heads.of(every) == [b"", b"a" * 10, b"", b"c" * 62]
+    heads.add([b"d" * 300, b"e" * 511, b"f" * 510])             # the second is longer than a row may be
+    assert heads.of(np.arange(7, dtype=np.int32)) == [
+        b"", b"a" * 10, b"", b"c" * 62, b"d" * 300, b"", b"f" * 510
+    ]  # fmt: skip
+    heads.put(4, b"g")
+    heads.put(1, b"h" * 400)
+    heads.put(6, b"")
+    assert heads.of(np.array([6, 4, 1], dtype=np.int32)) == [b"", b"g", b"h" * 400]
+    assert heads.of(np.array([1, 9999], dtype=np.int32)) == [b"", b""]
+    assert heads.count == 7
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_head_is_read_whole_while_it_is_changed(added):
+    heads, old, new = _Heads(), b"a" * 500, b"b" * 400
+    heads.add([old] * 1000)
+    slots, done = np.arange(1000, dtype=np.int32), threading.Event()
 
     def change():
         for turn in range(300):
-            for number in range(0, len(studies), 7):
-                heads.put(number, old if turn % 2 else new)
+            if added:
+                heads.count = 500                   # so that rows that are read are written again
+                heads.add([old if turn % 2 else new] * 100)
+            else:
+                for slot in range(0, len(slots), 7):
+                    heads.put(slot, old if turn % 2 else new)
         done.set()
 
     interval = sys.getswitchinterval()
@@ -298,7 +322,25 @@ def test_a_head_is_read_whole_while_it_is_changed():
     try:
         writer.start()
         while not done.is_set():
-            assert set(heads.of(studies)) <= {old, new}
+            assert set(heads.of(slots)) <= {old, new}
     finally:
         writer.join()
         sys.setswitchinterval(interval)
+
+
+def test_no_more_rows_are_made_than_studies_are_kept(archive, tmp_path):
+    archive.commit(*(archive.image(f"1.{n}", vector=AXES[0]) for n in range(1, 60)))
+    _, kept = searching(archive, tmp_path, 10)
+    ask_often(kept)
+    assert (len(kept), kept.layouts) == (10, 1)
+    assert [heads.count for heads in kept._studies.heads.values()] == [11]
+
+
+def test_the_example_is_left_out_though_the_index_learns_of_it_while_it_is_asked(archive, tmp_path):
+    archive.commit(archive.image("1.1", vector=AXES[1]))
+    similarity, _ = searching(archive, tmp_path, 100)
+    archive.commit(archive.image("1.2", vector=AXES[0]))
+    legs = legs_of(Basis.IMAGE, {Basis.IMAGE: AXES[0]}, None, reported=False)
+    ranking = Ranking(similarity, SimilarityQuery(("1.2",), exclude_same_patient=False), ["1.2"], None)
+    similarity.indexes.follow()
+    assert ranking.best(legs, 5).candidates.studies.tolist() == similarity.indexes.numbers.of(["1.1"])
