@@ -310,7 +310,7 @@ def test_a_head_is_read_whole_while_it_is_changed(added):
         for turn in range(300):
             if added:
                 heads.count = 500                   # so that rows that are read are written again
-                heads.add([old if turn % 2 else new] * 100)
+                heads.add([old if turn % 2 else new] * 500)
             else:
                 for slot in range(0, len(slots), 7):
                     heads.put(slot, old if turn % 2 else new)
