@@ -134,7 +134,9 @@ class FinderSection(_Section):
         1, ge=1, le=16, description="finder processes sharing the port (SO_REUSEPORT), each with model and index"
     )
     poll_interval_s: float = Field(0.2, gt=0, description="how often the finder asks the Catalogue for changes")
-    kept_studies: int = Field(500_000, ge=0, description="studies whose answers are kept in memory, 0.9 kB each")
+    kept_studies: int = Field(
+        500_000, ge=0, description="studies whose answers are kept in memory, 0.9 kB each (1.7 for four sets of keys)"
+    )
 
 
 class PeerSection(_Section):
