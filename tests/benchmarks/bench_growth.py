@@ -246,7 +246,8 @@ def run(options: harness.Options) -> harness.Suite:
     catalogue_growth(suite, kept.within(CATALOGUE_SIZES_FULL) if options.full else CATALOGUE_SIZES, options.work)
     suite.notes.append(
         f"batches of {BATCH}; {MEASURED} additions and commits, {QUERIES} searches at each size; vectors synthetic;"
-        " queries: C-FIND round trips for 10 studies like one of the archive, each of another one, without reports"
+        " queries: C-FIND round trips for 10 studies like one of the archive, each of another one, without reports;"
+        " the finder has made heads for their keys before"
     )
     return suite
 
