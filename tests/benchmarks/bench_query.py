@@ -315,7 +315,8 @@ def told(rounds: list[dict[str, float]], archive: Archive, has_orthanc: bool) ->
     ]
     suite.notes = [
         "Requests come from one raw requestor; every query has another example. Median of the queries of a round.",
-        "The finder has been asked for the same keys before, as by workstations day by day, and has made heads for them.",
+        "The finder has been asked for the same keys before, as by workstations day by day, and has made heads for"
+        " them.",
         "By default an example with a report is searched in two graphs: joint vectors, and images of other studies.",
         "Ours, our bare AE with and without a search, and hnswlib are asked by turns: each finds the caches as the"
         " others leave them. Our bare AE that searches is a query without any other work of ours.",
