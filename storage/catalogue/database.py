@@ -41,6 +41,8 @@ class CatalogueUnavailable(CatalogueError):
 
 _SEQUENCE = select(counters.c.value).where(counters.c.name == "sequence")
 _SEQUENCE_TEXT = "SELECT value FROM counters WHERE name = 'sequence'"
+#: Another number after each commit of another connection; half of the work of a question to a table.
+_VERSION_TEXT = "PRAGMA data_version"
 
 
 @dataclass(slots=True)
@@ -54,6 +56,28 @@ class Transaction:
         """Return the next sequence number; one for each vector that comes or goes, one for anything else."""
         self.sequence += 1
         return self.sequence
+
+
+class _Watch:
+    """A connection to an SQLite database that only asks whether there is anything new. Not guarded by itself."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.raw_connection()
+        self._cursor: Any = self._connection.cursor()
+        self._version, self._sequence = -1, 0
+
+    def sequence(self) -> int:
+        """Return the newest sequence number. Each question is read to its end: a transaction left open sees no news."""
+        ((version,),) = self._cursor.execute(_VERSION_TEXT).fetchall()
+        if version != self._version:
+            ((number,),) = self._cursor.execute(_SEQUENCE_TEXT).fetchall()
+            self._version, self._sequence = version, int(number)
+        return self._sequence
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._cursor.close()
+        self._connection.close()
 
 
 class Database:
@@ -71,7 +95,7 @@ class Database:
         """
         self._engine = _engine(url_or_path)
         self._watching = threading.Lock()
-        self._watch: Any = None
+        self._watch: _Watch | None = None
         with _explained():
             self._migrate()
 
@@ -91,12 +115,11 @@ class Database:
         with self._watching:
             if self._watch is None:
                 with _explained():
-                    self._watch = self._engine.raw_connection()
+                    self._watch = _Watch(self._engine)
             try:
-                ((number,),) = self._watch.driver_connection.execute(_SEQUENCE_TEXT).fetchall()
+                return self._watch.sequence()
             except sqlite3.Error as error:
                 raise CatalogueUnavailable(f"the catalogue's database failed: {error}") from error
-        return int(number)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
