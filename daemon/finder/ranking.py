@@ -6,8 +6,8 @@ In columns: a query looks at some hundred studies, and a step in Python for each
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,24 +45,28 @@ class Candidates(NamedTuple):
     ----------
     studies : ndarray of int64
         Numbers (`IndexSet.numbers`).
-    rows : ndarray of int64
-        Of the objects (`IndexSet.owners`).
+    labels : ndarray of int64
+        Of the objects.
+    cosines, scores : ndarray of float64
+        Scores are calibrated, 0..1.
     """
 
     studies: Int64
-    rows: Int64
+    labels: Int64
     cosines: Float64
+    scores: Float64
 
     def part(self, part: slice) -> Candidates:
         """Return those of a part."""
-        return Candidates(self.studies[part], self.rows[part], self.cosines[part])
+        return Candidates(self.studies[part], self.labels[part], self.cosines[part], self.scores[part])
 
     def take(self, places: Int64) -> Candidates:
         """Return those at some places."""
-        return Candidates(self.studies.take(places), self.rows.take(places), self.cosines.take(places))
+        studies, labels, cosines, scores = self
+        return Candidates(studies.take(places), labels.take(places), cosines.take(places), scores.take(places))
 
 
-_NOBODY = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+_NOBODY = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
 class Ranked(NamedTuple):
@@ -70,14 +74,11 @@ class Ranked(NamedTuple):
 
     Attributes
     ----------
-    scores : ndarray of float64
-        Calibrated, 0..1.
     bases : list of Basis
         What the entries were made from.
     """
 
     candidates: Candidates
-    scores: Float64
     bases: list[Basis]
     known: list[Known]
 
@@ -89,38 +90,39 @@ class _Pool:
     Attributes
     ----------
     candidates : Candidates
-        Filtered; complete down to `worst`.
-    worst : float
-        Cosine that nothing unseen surpasses; -2 when all has been seen.
+        Filtered; complete down to `bound`.
+    bound : float
+        Score that nothing unseen surpasses.
+    exhausted : bool
+        Whether all has been seen.
     """
 
     leg: Leg
     reach: int
     allowed: Int64 | None = None
     candidates: Candidates = _NOBODY
-    scores: Float64 = field(default_factory=partial(np.zeros, 0))   # of the candidates
-    worst: float = -2.0
-    bound: float = -1.0                             # score that nothing unseen surpasses
-
-    @property
-    def exhausted(self) -> bool:
-        return self.worst < -1.5
+    bound: float = 1.0
+    exhausted: bool = False
 
 
 class Ranking:
     """Searches the legs of one query until the best studies are certain."""
 
     def __init__(
-        self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str], layout: Layout | None
+        self, similarity: Similarity, query: SimilarityQuery, query_studies: Sequence[str], layout: Layout | None,
+        counts: Mapping[Kind, int],
     ) -> None:
+        """Prepare; `counts`: of the indexes' vectors."""
         self._similarity, self._indexes, self._catalogue = similarity, similarity.indexes, similarity.catalogue
         self._query, self._query_studies = query, dict.fromkeys(query_studies)
         self._numbers, self._layout = self._indexes.numbers, layout
         self._kept = similarity.kept if layout is not None else None    # what is not levelled is not looked at
         self._own = self._numbers.of(self._query_studies)               # the index may learn of them meanwhile
-        filters = query.findings or any(element.get("Value") for element in query.identifier.values())
+        filters = query.findings or (
+            query.identifier and any(element.get("Value") for element in query.identifier.values())
+        )
         self._passing = self._catalogue.select_studies(query.identifier, query.findings) if filters else None
-        self._counts = self._indexes.counts()
+        self._counts = counts
         self._records: dict[str, StudyRecord] = {}  # as far as they had to be asked for
         self._patients: frozenset[int] | None = None if query.exclude_same_patient and query_studies else frozenset()
 
@@ -135,7 +137,7 @@ class Ranking:
             ranked = self._accepted(pools, wanted)
             least = self._query.minimum_score if self._query.minimum_score is not None else -1.0
             if len(ranked.known) == wanted:
-                last = max(float(ranked.scores[-1]), least)
+                last = max(float(ranked.candidates.scores[-1]), least)
                 todo = [pool for pool in pools if not pool.exhausted and pool.bound > last]
             else:
                 todo = [pool for pool in pools if not pool.exhausted and pool.bound >= least]
@@ -171,12 +173,18 @@ class Ranking:
 
     def _take(self, pool: _Pool, near: Neighbours) -> None:
         labels, cosines = near
-        is_cut = len(labels) >= pool.reach
-        pool.worst = float(cosines[-1]) if is_cut else -2.0
-        studies, rows, places = self._indexes.owners(labels, Kind.REPORT, pool.leg.reported)
-        found = Candidates(studies, rows, cosines if places is None else cosines.take(places))
+        leg, is_cut = pool.leg, len(labels) >= pool.reach
+        scores = scores_of(self._similarity.score, cosines, leg.query_basis, leg.entry_basis)
+        pool.exhausted, pool.bound = not is_cut, float(scores[-1]) if is_cut else -1.0
+        studies, places = self._indexes.owners(labels, Kind.REPORT, leg.reported)
+        if places is not None:
+            labels, cosines, scores = labels.take(places), cosines.take(places), scores.take(places)
+        found = Candidates(studies, labels, cosines, scores)
         if is_cut:                                  # what lies beyond may still beat, or tie, what is no better
-            found = found.part(slice(len(studies) - int(np.count_nonzero(found.cosines <= pool.worst))))
+            worst, kept = near.similarities[-1], len(studies)
+            while kept and cosines[kept - 1] <= worst:
+                kept -= 1
+            found = found.part(slice(kept))
         if self._passing is not None:
             passing, texts = self._passing, self._numbers.texts
             numbers = enumerate(found.studies.tolist())
@@ -184,10 +192,7 @@ class Ranking:
             found = found.take(np.asarray(passes, dtype=np.int64))
         if len(set(found.studies.tolist())) < len(found.studies):   # of each study its nearest, that is the first
             found = found.take(np.sort(np.unique(found.studies, return_index=True)[1]))
-        pool.candidates = found = self._by_uid_where_equal(found)
-        scored = np.concatenate((found.cosines, cosines[-1:])) if is_cut else found.cosines
-        scores = scores_of(self._similarity.score, scored, pool.leg.query_basis, pool.leg.entry_basis)
-        pool.scores, pool.bound = scores[: len(found.cosines)], float(scores[-1]) if is_cut else -1.0
+        pool.candidates = self._by_uid_where_equal(found)
 
     def _by_uid_where_equal(self, found: Candidates) -> Candidates:
         """Return candidates, whose cosines descend, so that equal ones stand in order of UIDs."""
@@ -210,11 +215,11 @@ class Ranking:
     # ------------------------------------------------------------------------------------ all legs
 
     def _accepted(self, pools: Sequence[_Pool], wanted: int) -> Ranked:
-        found, scores, bases = self._merged(pools)
+        found, bases = self._merged(pools)
         accepted: list[int] = []
         known: list[Known] = []
         step = wanted + len(self._own) + _SPARE
-        for start in range(0, len(scores), step):
+        for start in range(0, len(found.studies), step):
             told = self._learn(found.studies[start : start + step])
             accepted += [place for place, of in enumerate(told, start) if of]
             known += filter(None, told)
@@ -223,26 +228,25 @@ class Ranking:
         accepted, known = accepted[:wanted], known[:wanted]
         if accepted and accepted[-1] - accepted[0] + 1 == len(accepted):    # nobody between them is left out
             part = slice(accepted[0], accepted[-1] + 1)
-            return Ranked(found.part(part), scores[part], bases[part], known)
+            return Ranked(found.part(part), bases[part], known)
         places = np.asarray(accepted, dtype=np.int64)
-        return Ranked(found.take(places), scores.take(places), [bases[place] for place in accepted], known)
+        return Ranked(found.take(places), [bases[place] for place in accepted], known)
 
-    def _merged(self, pools: Sequence[_Pool]) -> tuple[Candidates, Float64, list[Basis]]:
-        """Return the candidates of all legs by descending score, within a leg by cosine and UID; scores and bases."""
+    def _merged(self, pools: Sequence[_Pool]) -> tuple[Candidates, list[Basis]]:
+        """Return the candidates of all legs by descending score, within a leg by cosine and UID, and their bases."""
         (first, *others), least = pools, self._query.minimum_score
-        found, scores, bases = first.candidates, first.scores, [first.leg.entry_basis] * len(first.scores)
+        found, bases = first.candidates, [first.leg.entry_basis] * len(first.candidates.scores)
         if others:
             found = Candidates(*map(np.concatenate, zip(*(pool.candidates for pool in pools), strict=True)))
-            scores = np.concatenate([pool.scores for pool in pools])
-            bases = [pool.leg.entry_basis for pool in pools for _ in range(len(pool.scores))]
-        elif least is None and not np.count_nonzero(scores[1:] > scores[:-1]):
-            return found, scores, bases             # as nearly always: scores rise with cosines
-        order = np.argsort(-scores, kind="stable")
+            bases = [pool.leg.entry_basis for pool in pools for _ in range(len(pool.candidates.scores))]
+        elif least is None and not np.count_nonzero(found.scores[1:] > found.scores[:-1]):
+            return found, bases                     # as nearly always: scores rise with cosines
+        order = np.argsort(-found.scores, kind="stable")
         if least is not None:
-            order = order[scores.take(order) >= least]
+            order = order[found.scores.take(order) >= least]
         if others:                                  # a report may come between two legs: a study is answered once
             order = order[np.sort(np.unique(found.studies.take(order), return_index=True)[1])]
-        return found.take(order), scores.take(order), [bases[place] for place in order.tolist()]
+        return found.take(order), [bases[place] for place in order.tolist()]
 
     def _learn(self, studies: Int64) -> Sequence[Known | None]:
         """Return what is known of studies; nothing of those that have gone, the query's own and the same patient's."""

@@ -20,13 +20,17 @@ class Scorer(Protocol):
 class KeptScores:
     """The calibration that a generation keeps of its model: knots of cosine and probability for each pair of bases.
 
+    What is beyond 0..1 counts as that.
+
     `model` scores the pairs that have none.
     """
 
     def __init__(self, calibration: Mapping[str, Any], model: Scorer | None = None) -> None:
         self._model = model
         self._lines = {
-            tuple(pair.split("/")): (np.asarray(knots["cosine"], float), np.asarray(knots["probability"], float))
+            tuple(pair.split("/")): (
+                np.asarray(knots["cosine"], float), np.clip(np.asarray(knots["probability"], float), 0, 1)
+            )
             for pair, knots in calibration.items()
         }
 
@@ -38,7 +42,7 @@ class KeptScores:
         """Return what a call does, not rounded."""
         pair = query.value, entry.value
         if self._model is not None and pair not in self._lines:
-            return np.asarray(self._model(cosines.astype(np.float32), query, entry), dtype=np.float64)
+            return scores_of(self._model, cosines, query, entry)
         at, known = self._lines[pair]
         scores: Float64 = np.interp(cosines, at, known)
         return scores
@@ -47,9 +51,8 @@ class KeptScores:
 def scores_of(score: Scorer, cosines: Float64, query: Basis, entry: Basis) -> Float64:
     """Return the scores of cosines, 0..1."""
     if isinstance(score, KeptScores):
-        scores = score.of(cosines, query, entry)
-    else:
-        scores = np.asarray(score(cosines.astype(np.float32), query, entry), dtype=np.float64)
+        return score.of(cosines, query, entry)
+    scores = np.asarray(score(cosines.astype(np.float32), query, entry), dtype=np.float64)
     return np.minimum(np.maximum(scores, 0.0), 1.0)
 
 

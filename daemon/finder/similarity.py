@@ -46,9 +46,9 @@ def _no_object(_place: int) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Matches(Sequence[Match]):
-    """Matches by rank, as columns; one of them is made when it is looked at.
+    """Matches by rank, as columns, which stay as they are; one match is made when it is looked at.
 
     Attributes
     ----------
@@ -88,8 +88,7 @@ class Matches(Sequence[Match]):
 NO_MATCHES = Matches([], [], [], [], _no_object)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Matches by descending score, and what the reader has to know about them (xx16 Flags)."""
 
     matches: Matches
@@ -162,21 +161,22 @@ class Similarity:
             self._model_of_this_generation()        # vectors of two models are never compared
             examples.append(Example("", query.vectors, Basis.REPORT in query.vectors))
         text = self._text_vector(query.text) if query.text else None
-        reported = all(example.reported for example in examples)
+        reported = all([example.reported for example in examples])
         legs = legs_of(query.basis, pooled(examples) if examples else {}, text, reported=reported)
         counts = self.indexes.counts()
-        if not any(counts[leg.kind] for leg in legs):
+        if not any([counts[leg.kind] for leg in legs]):
             raise NoUsableIndex("nothing is indexed yet" if not query.uids else "nothing to compare with is indexed")
         asked = query.max_results or self.default_results
         limit = min(asked, self.maximum_results)
         own = [example.study_instance_uid for example in examples if example.study_instance_uid]
-        ranked = Ranking(self, query, own, layout).best(legs, limit + (asked > limit))  # one more: the list was cut
-        studies, rows, cosines = ranked.candidates
+        ranking = Ranking(self, query, own, layout, counts)
+        ranked = ranking.best(legs, limit + (asked > limit))        # one more: the list was cut
+        studies, labels, cosines, scores = ranked.candidates.part(slice(limit))
         texts, sop_of = self.indexes.numbers.texts, self.indexes.sop_instance_uid
         matches = Matches(
-            ranked.scores[:limit].tolist(), cosines[:limit].tolist(), ranked.bases, ranked.known[:limit],
+            scores.tolist(), cosines.tolist(), ranked.bases, ranked.known[:limit],
             lambda place: texts[studies[place]],
-            (lambda place: sop_of(rows[place])) if query.with_objects else _no_object,
+            (lambda place: sop_of(int(labels[place]))) if query.with_objects else _no_object,
         )
         flags = [TRUNCATED] if len(ranked.known) > limit else []
         flags += [INDEX_PARTIAL] if self.partial() else []

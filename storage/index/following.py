@@ -219,9 +219,9 @@ class IndexSet:
         """See `Owners.owners`."""
         return self._owners.owners(labels, kind, holds)
 
-    def sop_instance_uid(self, row: int) -> str:
+    def sop_instance_uid(self, label: int) -> str:
         """See `Owners.sop_instance_uid`."""
-        return self._owners.sop_instance_uid(row)
+        return self._owners.sop_instance_uid(label)
 
     def holds(self, kind: Kind, study_instance_uid: str) -> bool:
         """Return whether a study has a vector of this kind."""

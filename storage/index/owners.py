@@ -59,19 +59,18 @@ class Owned(NamedTuple):
 
     Attributes
     ----------
-    studies, rows : ndarray of int64
-        Number of the study, and row of the label.
+    studies : ndarray of int64
+        Numbers of the studies.
     places : ndarray of int64, or None
         Which of the labels asked for these are; None: all.
     """
 
     studies: Int64
-    rows: Int64
     places: Int64 | None
 
 
 class Owners:
-    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 75 bytes each, and four for each
+    """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 70 bytes each, and eight for each
     number from the first label to the last.
 
     One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
@@ -86,11 +85,12 @@ class Owners:
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
         self._count = 0
-        self._above = np.zeros(0, dtype=np.int32)                   # labels, less the first
+        self._below = 0                                             # the number below the first label
+        self._above = np.zeros(0, dtype=np.int32)                   # labels, less that
         self._kinds = np.zeros(0, dtype=np.int8)                    # _GONE: no longer here
-        self._first_label = 0
-        self._next_row = np.zeros(0, dtype=np.int32)                # 1 + live row, by label from the first; 0: none
-        self._row_study = np.zeros(0, dtype=np.int32)               # number of the study
+        # by label less `_below`, 0 at both ends: what has none
+        self._next_row = np.zeros(1, dtype=np.int32)                # 1 + row, of those that went, too
+        self._next_study = np.zeros(1, dtype=np.int32)              # 1 + number of the study, of live ones
         self._before = np.zeros(0, dtype=np.int32)                  # the row before of the same study, or -1
         self._row_sop = np.zeros(0, dtype=np.int32)                 # place in `_sops`, or -1: a JOINT row has none
         self._sops: Texts = np.zeros(0, dtype="S1")                 # packed, as wide as the longest of them
@@ -108,31 +108,34 @@ class Owners:
         self._last_row = np.asarray(grown(self._last_row, known))
         start, end = self._count, self._count + len(rows)
         if rows:
-            self._first_label = self._first_label if start else rows[0].label
-            self._next_row = np.asarray(grown(self._next_row, rows[-1].label + 1 - self._first_label))
-        for name in ("_above", "_kinds", "_row_study", "_row_sop", "_before"):
+            self._below = self._below if start else rows[0].label - 1
+            above = rows[-1].label - self._below
+            self._next_row = np.asarray(grown(self._next_row, above + 2))
+            self._next_study = np.asarray(grown(self._next_study, above + 2))
+        for name in ("_above", "_kinds", "_row_sop", "_before"):
             setattr(self, name, grown(getattr(self, name), end))
         sops = [_packed(row.sop_instance_uid) for row in rows if row.sop_instance_uid]
         self._sops = _with_texts(self._sops, self._sop_count, sops) if sops else self._sops
         for place, (number, row) in enumerate(zip(studies, rows, strict=True), start):
-            kind = _KIND_NUMBERS[row.kind]
-            self._above[place] = row.label - self._first_label
+            kind, above = _KIND_NUMBERS[row.kind], row.label - self._below
+            self._above[place] = above
             self._kinds[place] = kind
-            self._row_study[place], self._before[place] = number, self._last_row[number] - 1
+            self._before[place] = self._last_row[number] - 1
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
             self._held[number, kind] = True
+            self._next_row[above], self._next_study[above] = place + 1, number + 1
             self._count = place + 1
-            self._next_row[row.label - self._first_label] = place + 1
             self._last_row[number] = place + 1
 
     def drop(self, label: int) -> None:
         """Take a label out that is here."""
-        row = self._row_of(label)
+        row, study = self._row_of(label), self._study_of(label)
         assert row is not None
-        study, kind = self._row_study[row], self._kinds[row]
+        assert study is not None
+        kind = self._kinds[row]
         self._kinds[row] = _GONE
-        self._next_row[label - self._first_label] = 0
+        self._next_study[label - self._below] = 0
         row = int(self._last_row[study]) - 1
         while row >= 0 and self._kinds[row] != kind:
             row = int(self._before[row])
@@ -141,12 +144,18 @@ class Owners:
     # ------------------------------------------------------------------------------------ lookups
 
     def _row_of(self, label: int) -> int | None:
-        place = label - self._first_label
-        row = int(self._next_row[place]) - 1 if 0 <= place < len(self._next_row) else -1
-        return row if row >= 0 else None
+        """Return the row of a label, also of one that went."""
+        above = label - self._below
+        next_row = int(self._next_row[above]) if 0 < above < len(self._next_row) else 0
+        return next_row - 1 if next_row else None
+
+    def _study_of(self, label: int) -> int | None:
+        above = label - self._below
+        next_study = int(self._next_study[above]) if 0 < above < len(self._next_study) else 0
+        return next_study - 1 if next_study else None
 
     def _labels_of_rows(self, rows: Int64) -> Int64:
-        return np.asarray(self._above[rows] + np.int64(self._first_label), dtype=np.int64)
+        return np.asarray(self._above[rows] + np.int64(self._below), dtype=np.int64)
 
     def kind_of(self, label: int) -> Kind | None:
         """Return what a label stands for, None if it is not here."""
@@ -156,8 +165,8 @@ class Owners:
 
     def owner(self, label: int) -> tuple[str, str] | None:
         """Return (StudyInstanceUID, SOPInstanceUID or "") of a label, None if it is not here."""
-        row = self._row_of(label)
-        return None if row is None else (self._numbers.texts[self._row_study[row]], self.sop_instance_uid(row))
+        study = self._study_of(label)
+        return None if study is None else (self._numbers.texts[study], self.sop_instance_uid(label))
 
     def owners(self, labels: Int64, kind: Kind = Kind.JOINT, holds: bool | None = None) -> Owned:
         """Return whose labels are, of those that are here.
@@ -167,24 +176,21 @@ class Owners:
         kind, holds
             None: of all labels; else only of those whose study has, or has not, a label of this kind.
         """
-        next_row, first = self._next_row, self._first_label         # first: the others, read later, know what it knows
-        if not len(next_row):
-            return Owned(*np.zeros((3, 0), dtype=np.int64))
         # by take, which asks the memory for many at once: one after another each waits a tenth of a microsecond
-        above = labels - first
-        rows = next_row.take(above, mode="clip") - np.int64(1)
-        studies = self._row_study.take(rows, mode="clip").astype(np.int64)
-        left_out = (rows < 0) | (above.view(np.uint64) >= len(next_row))    # below the first: huge
+        next_studies = self._next_study.take(labels - self._below, mode="clip")
+        if holds is None and np.count_nonzero(next_studies) == len(next_studies):
+            return Owned(np.subtract(next_studies, 1, dtype=np.int64), None)
+        left_out = next_studies == 0
         if holds is not None:
-            left_out |= self._held[studies, _KIND_NUMBERS[kind]] != holds
-        if not np.count_nonzero(left_out):
-            return Owned(studies, rows, None)
+            left_out |= self._held[next_studies - 1, _KIND_NUMBERS[kind]] != holds
         places = np.flatnonzero(~left_out)
-        return Owned(studies.take(places), rows.take(places), places)
+        studies = np.subtract(next_studies.take(places), 1, dtype=np.int64)
+        return Owned(studies, places if len(places) < len(labels) else None)
 
-    def sop_instance_uid(self, row: int) -> str:
-        """Return the SOPInstanceUID of a row, "" of a JOINT one."""
-        place = self._row_sop[row]
+    def sop_instance_uid(self, label: int) -> str:
+        """Return the SOPInstanceUID of a label that is here or was a moment ago, "" of a JOINT one."""
+        row = self._row_of(label)
+        place = -1 if row is None else self._row_sop[row]
         return _unpacked(bytes(self._sops[place])) if place >= 0 else ""
 
     def _number_of(self, study_instance_uid: str) -> int | None:
@@ -202,7 +208,8 @@ class Owners:
         count = self._count
         held = self._held                                           # once: it may be replaced by a longer one
         chosen = held[:, _KIND_NUMBERS[has]] & ~held[:, _KIND_NUMBERS[lacks]]
-        rows = chosen[self._row_study[:count]] & (self._kinds[:count] == _KIND_NUMBERS[kind])
+        studies = self._next_study[self._above[:count]] - 1         # -1 of rows that went, which have no kind
+        rows = chosen[studies] & (self._kinds[:count] == _KIND_NUMBERS[kind])
         return self._labels_of_rows(np.flatnonzero(rows))
 
     def labels_of(self, kind: Kind, study_instance_uids: Collection[str]) -> Int64:
@@ -222,13 +229,13 @@ class Owners:
         """Return the labels that a study has, ascending, by kind; no kind without any."""
         found: dict[Kind, list[int]] = {}
         number = self._number_of(study_instance_uid)
-        row = -1 if number is None else int(self._last_row[number]) - 1
-        while row >= 0:
-            kind = self._kinds[row]                                 # once: it may go any moment
+        row = -1 if number is None else self._last_row.item(number) - 1
+        while row >= 0:                                             # from the last label to the first
+            kind = self._kinds.item(row)                            # once: it may go any moment
             if kind != _GONE:
-                found.setdefault(_KINDS[kind], []).append(self._first_label + int(self._above[row]))
-            row = int(self._before[row])
-        return {kind: sorted(found[kind]) for kind in _KINDS if kind in found}
+                found.setdefault(_KINDS[kind], []).insert(0, self._below + self._above.item(row))
+            row = self._before.item(row)
+        return found
 
     # ------------------------------------------------------------------------------------ files
 
@@ -238,7 +245,7 @@ class Owners:
         places = self._row_sop[live]
         named = places >= 0
         row_sop = np.where(named, np.cumsum(named) - 1, -1).astype(np.int32)
-        numbers, row_study = np.unique(self._row_study[live], return_inverse=True)
+        numbers, row_study = np.unique(self._next_study[self._above[live]] - 1, return_inverse=True)
         studies = np.asarray([self._numbers.texts[number].encode() for number in numbers.tolist()], dtype=np.bytes_)
         np.savez(
             folder / _FILE, labels=self._labels_of_rows(live), kinds=self._kinds[live], row_study=row_study,
@@ -256,11 +263,11 @@ class Owners:
                 owners._sops = file["packed_sops"]
             else:                                                   # of a snapshot made before they were packed
                 owners._sops = _with_texts(owners._sops, 0, [_packed(sop.decode()) for sop in file["sops"].tolist()])
-        count, studies, owners._sop_count = len(labels), len(uids), len(owners._sops)
+        count, owners._sop_count = len(labels), len(owners._sops)
         if not count == len(owners._kinds) == len(row_study) == len(owners._row_sop) or (
             count
             and (
-                row_study.max() >= studies
+                row_study.max() >= len(uids)
                 or row_study.min() < 0
                 or owners._kinds.min() < 0
                 or owners._kinds.max() >= len(_KINDS)
@@ -269,19 +276,20 @@ class Owners:
         ):
             raise StorageError(f"{_FILE} contradicts itself")
         owners._count = count
-        if count:
-            owners._first_label = int(labels[0])
-            owners._above = (labels - owners._first_label).astype(np.int32)
-            owners._next_row = np.zeros(int(owners._above[-1]) + 1, dtype=np.int32)
-            owners._next_row[owners._above] = np.arange(1, count + 1)
         found = np.asarray(numbers.of([uid.decode() for uid in uids]), dtype=np.int32)
-        owners._row_study = found[row_study]
+        studies = found[row_study]
+        if count:
+            owners._below = int(labels[0]) - 1
+            owners._above = (labels - owners._below).astype(np.int32)
+            room = int(owners._above[-1]) + 2
+            owners._next_row, owners._next_study = np.zeros(room, dtype=np.int32), np.zeros(room, dtype=np.int32)
+            owners._next_row[owners._above], owners._next_study[owners._above] = np.arange(1, count + 1), studies + 1
         owners._held = np.zeros((int(found.max(initial=-1)) + 1, len(_KINDS)), dtype=np.bool_)
-        owners._held[owners._row_study, owners._kinds] = True
-        by_study = np.argsort(owners._row_study, kind="stable").astype(np.int32)
-        again = np.flatnonzero(np.diff(owners._row_study[by_study]) == 0)
+        owners._held[studies, owners._kinds] = True
+        by_study = np.argsort(studies, kind="stable").astype(np.int32)
+        again = np.flatnonzero(np.diff(studies[by_study]) == 0)
         owners._before = np.full(count, -1, dtype=np.int32)
         owners._before[by_study[again + 1]] = by_study[again]
         owners._last_row = np.zeros(len(owners._held), dtype=np.int32)
-        owners._last_row[owners._row_study[by_study]] = by_study + 1
+        owners._last_row[studies[by_study]] = by_study + 1
         return owners

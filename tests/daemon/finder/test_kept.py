@@ -341,6 +341,7 @@ def test_the_example_is_left_out_though_the_index_learns_of_it_while_it_is_asked
     similarity, _ = searching(archive, tmp_path, 100)
     archive.commit(archive.image("1.2", vector=AXES[0]))
     legs = legs_of(Basis.IMAGE, {Basis.IMAGE: AXES[0]}, None, reported=False)
-    ranking = Ranking(similarity, SimilarityQuery(("1.2",), exclude_same_patient=False), ["1.2"], None)
+    query, counts = SimilarityQuery(("1.2",), exclude_same_patient=False), similarity.indexes.counts()
+    ranking = Ranking(similarity, query, ["1.2"], None, counts)
     similarity.indexes.follow()
     assert ranking.best(legs, 5).candidates.studies.tolist() == similarity.indexes.numbers.of(["1.1"])

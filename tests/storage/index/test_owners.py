@@ -32,10 +32,10 @@ def loaded(owners, folder):
 
 def told_of(owners, labels, *asked):
     """Return StudyInstanceUID and SOPInstanceUID of each label, None of one that is not here."""
-    studies, rows, places = owners.owners(np.asarray(labels, dtype=np.int64), *asked)
+    studies, places = owners.owners(np.asarray(labels, dtype=np.int64), *asked)
     told = [None] * len(labels)
-    for place, study, row in zip(range(len(labels)) if places is None else places, studies, rows, strict=True):
-        told[place] = (owners._numbers.texts[study], owners.sop_instance_uid(row))
+    for place, study in zip(range(len(labels)) if places is None else places, studies, strict=True):
+        told[place] = (owners._numbers.texts[study], owners.sop_instance_uid(labels[place]))
     return told
 
 
