@@ -206,10 +206,12 @@ class HnswIndex:
                 return Neighbours.none()
             if allowed is not None:
                 return self._search_allowed(query, k, ascending(allowed))
-            if k * 4 <= self._table.live_nodes:
-                found = self._from_graph(query, max(k, self.ef_search))
-                if found is not None:
-                    return self._table.nearest(*found, k)
+            reach = k + 1                                           # one more tells whether it is as near as the last
+            while reach * 4 <= self._table.live_nodes and (found := self._from_graph(query, reach)) is not None:
+                near = self._table.nearest(*found, k)
+                if near is not None:
+                    return near
+                reach *= 8
             return self._scan(query, k)
 
     def exact(self, vector: Float32, k: int) -> list[Neighbour]:
@@ -235,6 +237,7 @@ class HnswIndex:
             self._scan_below = scanned
         elif deeper <= LARGEST_EF:
             self.ef_search = deeper
+            self._graph.set_ef(deeper)                              # a number that searches read when they begin
         else:
             return False
         return True
@@ -268,13 +271,15 @@ class HnswIndex:
         return count / (SCANNED_BY_CELLS if by_cells else SCANNED_FOR_ONE_EF)
 
     def _from_graph(self, query: Float32, reach: int) -> tuple[NDArray[np.uint64], Float32] | None:
-        """Return about `reach` near live nodes and their distances, nearest first; None where only a scan finds them.
+        """Return `reach` near live nodes, or all, and their distances, nearest first; None where a scan has to do it.
+
+        hnswlib goes through the graph by its own ef, or by `reach` where that is more.
         """
         live = self._table.live_nodes
         if live < self._scan_below:
             return None
-        try:                                                        # hnswlib searches with ef or k, the larger one, so
-            nodes, distances = self._graph.knn_query(query, k=min(reach, live), num_threads=1)  # k needs no set_ef
+        try:
+            nodes, distances = self._graph.knn_query(query, k=min(reach, live), num_threads=1)
         except RuntimeError:                                        # fewer than k can be reached
             return None
         return nodes[0], distances[0]

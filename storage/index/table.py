@@ -24,12 +24,12 @@ _UNSORTED = 4096
 #: 230,000, this 0.1), unless there are so many more numbers than rows that it would be mostly empty.
 _LOOK_UP_FROM, _LABELS_A_ROW = 1024, 8
 _CACHE_LINE = 64
-#: So many as near as the last one wanted are expected of a graph, at most.
-_TIES = 8
 #: So few labels are looked up sooner one by one.
 _FEW = 4
 
 UInt64 = NDArray[np.uint64]
+#: Halves of a digest, in any processor's memory as `_digest` gives them.
+_DIGEST = np.dtype("<u8")
 
 
 class BadVector(StorageError):
@@ -89,7 +89,7 @@ def _digest(vector: bytes | memoryview) -> bytes:
 def digests_of(vectors: Float32) -> UInt64:
     """Return 128 bits of each vector, uint64 (n, 2): equal for equal vectors, and for no others that will ever be."""
     digests = b"".join([_digest(row.data) for row in np.ascontiguousarray(vectors)])
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+    return np.frombuffer(digests, dtype=_DIGEST).reshape(-1, 2)
 
 
 class LabelTable:
@@ -112,7 +112,7 @@ class LabelTable:
         self._row_before = np.zeros(0, dtype=np.int32)              # the node's row before this one, or -1
         self._last_row = np.zeros(0, dtype=np.int32)                # of a node
         self._uses = np.zeros(0, dtype=np.int32)                    # of a node: live rows
-        self._digests: UInt64 = np.zeros((0, 2), dtype=np.uint64)   # of a node
+        self._digests: UInt64 = np.zeros((0, 2), dtype=_DIGEST)     # of a node
         self._by_digest = np.zeros(0, dtype=np.int32)               # the first nodes, by ascending digest
         self._unsorted: dict[int, int] = {}                         # digest to node, of the others
         self._placed = 0, np.zeros(0, dtype=np.int32)               # see _nodes_by_label
@@ -279,7 +279,7 @@ class LabelTable:
 
     def is_of(self, node: int, vector: bytes) -> bool:
         """Return whether these bytes are those of a node's vector."""
-        digest: bytes = self._digests[node].astype("<u8").tobytes()
+        digest: bytes = self._digests[node].tobytes()
         return digest == _digest(vector)
 
     def node_of(self, label: int) -> int:
@@ -344,27 +344,24 @@ class LabelTable:
         best = np.lexsort((labels, -score))[:k]
         return Neighbours(labels[best], np.minimum(np.maximum(score[best], np.float32(-1)), 1).astype(np.float64))
 
-    def nearest(self, nodes: NDArray[np.uint64], distances: Float32, k: int) -> Neighbours:
-        """Return the best k live labels of nodes that a graph found, nearest first: what `neighbours` does, sooner."""
-        far = distances[: k + _TIES]
-        count = min(k, len(far))
-        while 0 < count < len(far) and far[count] == far[count - 1]:
-            count += 1
-        if k < count == len(far) < len(distances):
+    def nearest(self, nodes: NDArray[np.uint64], distances: Float32, k: int) -> Neighbours | None:
+        """Return the best k live labels of nodes that a graph found, nearest first: what `neighbours` does, sooner.
+
+        None where a node that was not found may be as near as the last one wanted, by which their labels decide.
+        """
+        if np.count_nonzero(distances[1:] == distances[:-1]):
+            if len(distances) > k and distances[k - 1] == distances[-1]:
+                return None
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        rows, far = self._last_row.take(nodes[:count].view(np.int64)), far[:count]
+        rows, far = self._last_row.take(nodes[:k].view(np.int64)), distances[:k]
         if (self.live_rows != self.rows and not self._row_live.take(rows).all()) or (
             self.rows != self.nodes and self._row_before.take(rows).max() >= 0
         ):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        labels = self._labels.take(rows)
-        if np.count_nonzero(far[1:] == far[:-1]):                   # equally far: by label
-            order = np.lexsort((labels, far))[:k]
-            labels, far = labels[order], far[order]
-        similarities = 1 - far.astype(np.float64)
-        if count and (far[0] < 0 or far[-1] > 2):                   # by rounding
-            similarities = np.clip(similarities, -1, 1)
-        return Neighbours(labels, similarities)
+        similarities = np.subtract(1, far, dtype=np.float64)
+        if similarities[0] > 1 or similarities[-1] < -1:            # by rounding
+            similarities = np.minimum(np.maximum(similarities, -1), 1)
+        return Neighbours(self._labels.take(rows), similarities)
 
     def __contains__(self, label: int) -> bool:
         return len(self.live_rows_of(np.asarray([label], dtype=np.int64))) == 1
@@ -387,7 +384,7 @@ class LabelTable:
         """Return the table of a file that `save` wrote; StorageError when it contradicts itself."""
         with np.load(path, allow_pickle=False) as file:
             labels, row_node, row_live = file["labels"], file["row_node"], file["row_live"]
-            digests, last_label = file["digests"], int(file["last_label"])
+            digests, last_label = file["digests"].astype(_DIGEST, copy=False), int(file["last_label"])
         rows, nodes = len(labels), len(digests)
         if not rows == len(row_node) == len(row_live) or (
             rows and (row_node.min() < 0 or row_node.max() >= nodes or last_label < labels[-1])

@@ -41,7 +41,8 @@ def test_a_grown_array_begins_a_cache_line_and_keeps_its_rows(rows):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("removed", [0, 5])
-def test_what_a_graph_found_becomes_the_same_labels_by_the_short_way_and_by_the_long_one(shared, removed):
+@pytest.mark.parametrize("equal", [False, True])
+def test_what_a_graph_found_becomes_the_same_labels_by_the_short_way_and_by_the_long_one(shared, removed, equal):
     random = np.random.default_rng(removed)
     vectors = random.normal(size=(40, 4)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -51,9 +52,13 @@ def test_what_a_graph_found_becomes_the_same_labels_by_the_short_way_and_by_the_
         held.append(np.arange(60, 63), vectors[:3])
     held.drop(range(10, 10 + removed))
     nodes = random.permutation(held.live_node_ids())[:30].astype(np.uint64)
-    distances = np.sort(random.choice([-1e-7, 0.1, 0.2, 0.3, 0.4, 0.5], len(nodes)).astype(np.float32))
+    values = random.choice([-1e-7, 0.1, 0.2, 0.3, 0.4, 0.5], len(nodes)) if equal else np.linspace(-1e-7, 1, len(nodes))
+    distances = np.sort(values).astype(np.float32)
     for k in range(1, 31):
         short = held.nearest(nodes, distances, k)
+        if k < len(nodes) and distances[k - 1] == distances[-1]:
+            assert short is None                    # the next one may be as near, and have a smaller label
+            continue
         long = held.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
         assert short.labels.tolist() == long.labels.tolist()
         assert short.similarities == pytest.approx(long.similarities, abs=1e-6)
