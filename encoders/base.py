@@ -207,6 +207,8 @@ class Basis(StrEnum):
     JOINT = "JOINT"
     TEXT = "TEXT"                                   # free text typed by a person; only ever the query's side
 
+    __hash__ = str.__hash__                         # Enum's own is written in Python, and each query asks it often
+
 
 class Encoder(Protocol):
     """A model with image and text towers into one common subspace.

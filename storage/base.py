@@ -62,6 +62,8 @@ class Kind(StrEnum):
     REPORT = "REPORT"
     JOINT = "JOINT"
 
+    __hash__ = str.__hash__                         # Enum's own is written in Python, and each query asks it often
+
 
 class InstanceState(StrEnum):
     """Where an instance stands: INDEXED, GATED (kept out, see reason), PLAIN (nothing to index), HIDDEN (rejected)."""

@@ -19,6 +19,7 @@ from daemon.finder.kept import PLACES, Layout
 from daemon.finder.responses import Provenance
 from daemon.finder.similarity import NO_MATCHES, Answer, Match, Matches
 from daemon.finder.wire import Element, Syntax, name_of, needs_utf_8, write, write_element
+from storage.base import StudyRecord
 
 Attributes = Mapping[str, Element]
 #: Makes an element that differs from answer to answer.
@@ -43,30 +44,35 @@ class _Numbers:
 
     Attributes
     ----------
-    heads : sequence of bytes
-        Before each number: its tag and length, and what is the same in all answers between it and the one before.
-    codes : str
-        How they are packed, ``"<"`` or ``">"`` in front.
+    order : str
+        ``"<"`` or ``">"``.
+    head : bytes
+        Before the first number: its tag and length.
+    others : sequence of bytes
+        Before each of the others: that, and what is the same in all answers between it and the number before.
+    format : str
+        How numbers and what is between them are packed.
     fields : sequence of str
         Which numbers of the match: rank, score, cosine.
     """
 
-    heads: Sequence[bytes]
-    codes: str
+    order: str
+    head: bytes
+    others: Sequence[bytes]
+    format: str
     fields: Sequence[str]
 
     def followed_by(self, between: bytes, other: _Numbers) -> _Numbers:
         """Return these numbers and more behind them."""
-        heads = (*self.heads, between + other.heads[0], *other.heads[1:])
-        return _Numbers(heads, self.codes + other.codes[1:], (*self.fields, *other.fields))
+        others = (*self.others, between + other.head, *other.others)
+        format_ = f"{self.format}{len(between + other.head)}s{other.format}"
+        return _Numbers(self.order, self.head, others, format_, (*self.fields, *other.fields))
 
     def columns(self, values: Sequence[Iterable[float]], before: bytes = b"") -> list[bytes]:
         """Return the elements of each match, after something that all have; `values`: of its `fields`, as columns."""
-        first, *others = self.heads
-        heads = (before + first, *others)
-        sizes = "".join(f"{len(head)}s{code}" for head, code in zip(heads, self.codes[1:], strict=True))
-        columns = chain.from_iterable(zip(map(repeat, heads), values, strict=True))
-        return list(map(_packer(self.codes[0] + sizes).pack, *columns))
+        head = before + self.head
+        pack = _packer(f"{self.order}{len(head)}s{self.format}").pack
+        return list(map(pack, *chain.from_iterable(zip(map(repeat, (head, *self.others)), values, strict=True))))
 
     def __call__(self, _attributes: Attributes, match: Match | None) -> bytes:
         """Return the elements of a match."""
@@ -156,9 +162,12 @@ class AnswerWriter:
         if constant or not columns:
             columns.append(repeat(constant, len(matches)))
         tails = columns[0] if len(columns) == 1 else map(b"".join, zip(*columns, strict=False))
+        together = zip(matches.known, tails, strict=True)
+        if StudyRecord not in set(map(type, matches.known)):
+            return list(map(b"".join, together))  # type: ignore[arg-type]
         return [
             known + tail if isinstance(known, bytes) else self.similar(matches[place])
-            for place, (known, tail) in enumerate(zip(matches.known, tails, strict=True))
+            for place, (known, tail) in enumerate(together)
         ]
 
     def _columns(self, constant: bytes, part: _Known | _Make, matches: Matches) -> list[Iterable[bytes]]:
@@ -275,7 +284,7 @@ def _number(tag: int, keyword: str, syntax: Syntax) -> _Make:
     width = 4 if syntax.implicit_vr else 2
     size = struct.calcsize(order + code)
     head = empty[:-width] + struct.pack(f"{order}{'I' if width == 4 else 'H'}", size)
-    return _Numbers((head,), order + code, (field,))
+    return _Numbers(order, head, (), code, (field,))
 
 
 def _standard(

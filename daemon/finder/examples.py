@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from daemon.finder.errors import ExampleKeptOut, ExampleNotEncoded, ExampleUnkno
 from encoders.base import Basis, Float32
 from storage.base import Catalogue, InstanceState, Kind
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class SimilarityQuery:
+
+class SimilarityQuery(NamedTuple):
     """What is looked for. At least one of `uids`, `text`, `vectors` is given.
 
     Attributes
@@ -40,8 +41,8 @@ class SimilarityQuery:
     minimum_score: float | None = None
     exclude_same_patient: bool = True
     findings: tuple[str, ...] = ()
-    identifier: Mapping[str, Any] = field(default_factory=dict)
-    vectors: Mapping[Basis, Float32] = field(default_factory=dict)
+    identifier: Mapping[str, Any] = _NOTHING
+    vectors: Mapping[Basis, Float32] = _NOTHING
     with_report: bool = True
     with_findings: bool = True
     with_objects: bool = True
@@ -49,10 +50,10 @@ class SimilarityQuery:
 
 #: What vectors of a kind were made from.
 BASES = {kind: Basis(kind.value) for kind in Kind}
+_KINDS = {basis: kind for kind, basis in BASES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
+class Leg(NamedTuple):
     """One search: a vector of one basis against the vectors of one kind.
 
     Attributes
@@ -73,8 +74,7 @@ class Leg:
         return BASES[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One example.
 
     Attributes
@@ -139,8 +139,8 @@ def _why_no_vectors(catalogue: Catalogue, uid: str) -> Exception:
 
 def compared(basis: Basis | None, held: Collection[Kind]) -> Collection[Kind]:
     """Return those kinds of the only example's vectors that `legs_of` looks at; each one costs a look into an index."""
-    if basis in (Basis.IMAGE, Basis.REPORT):
-        return [kind for kind in held if kind.value == basis] or held
+    if basis is Basis.IMAGE or basis is Basis.REPORT:
+        return (_KINDS[basis],) if _KINDS[basis] in held else held
     if Kind.JOINT in held and Kind.REPORT in held:
         return Kind.JOINT, Kind.IMAGE if Kind.IMAGE in held else Kind.REPORT
     return held
@@ -187,7 +187,7 @@ def legs_of(
     if not vectors:
         assert text is not None
         if basis in (Basis.IMAGE, Basis.REPORT):
-            return [Leg(text, Basis.TEXT, Kind(basis.value))]
+            return [Leg(text, Basis.TEXT, _KINDS[basis])]
         return [Leg(text, Basis.TEXT, Kind.REPORT), Leg(text, Basis.TEXT, Kind.IMAGE, reported=False)]
     found = vectors if text is None else {name: unit(row + text) for name, row in vectors.items()}
     chosen = basis or (Basis.JOINT if Basis.JOINT in found and reported else Basis.IMAGE)
@@ -198,7 +198,7 @@ def legs_of(
     if chosen not in found:
         raise ExampleNotEncoded(f"the example has no {chosen.value} vector: choose another QueryBasis")
     if chosen is not Basis.JOINT:
-        return [Leg(found[chosen], chosen, Kind(chosen.value))]
+        return [Leg(found[chosen], chosen, _KINDS[chosen])]
     second = Basis.IMAGE if Basis.IMAGE in found else Basis.REPORT
     return [
         Leg(found[Basis.JOINT], Basis.JOINT, Kind.JOINT, reported=True),

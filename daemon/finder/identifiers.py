@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -65,9 +65,9 @@ _MAXIMUM_EXAMPLES = 64
 StudiesByAccession = Callable[[Mapping[str, Element]], Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FindRequest:
-    """What a C-FIND asks for.
+    """What a C-FIND asks for; stays as it is.
 
     Attributes
     ----------
@@ -111,14 +111,14 @@ class Repeated:
 
     def __init__(self, request: FindRequest, query: SimilarityQuery) -> None:
         self.request = replace(request, repeated=self)
-        self._rest = [getattr(query, part.name) for part in fields(query)][1:]
+        _, *self._rest = query
 
     def by(self, uid: str) -> FindRequest:
         """Return the request by this example; `dataclasses.replace` would take four times as long."""
         other = self.request
         keys = {**other.private_keys, EXAMPLE: {"vr": "UI", "Value": [uid]}}
         return FindRequest(
-            other.level, other.keys, other.identifier, other.block, keys, SimilarityQuery((uid,), *self._rest),
+            other.level, other.keys, other.identifier, other.block, keys, SimilarityQuery._make(((uid,), *self._rest)),
             unsupported=other.unsupported, repeated=self,
         )  # fmt: skip
 
@@ -304,7 +304,7 @@ def _mode_s(keys: Mapping[int, Element], block: int, identifier: Mapping[str, El
         minimum_score=float(minimum) if minimum is not None else None,
         exclude_same_patient=exclude == "YES",
         findings=tuple(findings),
-        identifier=identifier,
+        identifier={name: element for name, element in identifier.items() if element.get("Value")},
         with_report=private.BY_KEYWORD["ReportState"].offset in keys,
         with_findings=private.BY_KEYWORD["FindingsPresent"].offset in keys,
         with_objects=private.BY_KEYWORD["BestMatchSOPInstanceUID"].offset in keys,

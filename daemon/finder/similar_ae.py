@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,13 +150,15 @@ class Service:
         if request.similarity is not None and request.similarity.text:
             exchange.need("text")
         pending = PENDING_UNSUPPORTED_KEY if request.unsupported else PENDING
-        similarity, answers = request.similarity, partial(self._answers, request, exchange.syntax)
+        similarity = request.similarity
         if similarity is not None and not similarity.text:          # text starts threads of torch
             with self.haste.hastened():
-                count, outcome = exchange.send_found(pending, answers(), Outcome(SUCCESS))
+                answers = self._answers(request, exchange.syntax)
+                count, outcome = exchange.send_found(pending, answers, Outcome(SUCCESS))
         else:
             self.haste.usual()
-            count, outcome = exchange.send_found(pending, answers(), Outcome(SUCCESS))
+            answers = self._answers(request, exchange.syntax)
+            count, outcome = exchange.send_found(pending, answers, Outcome(SUCCESS))
         log.info(
             "query.answered",
             calling_ae_title=exchange.caller.ae_title,

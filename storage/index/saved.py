@@ -49,6 +49,7 @@ class SavedVectors:
         self._header = header = GraphHeader.of(path)
         self.count = header.count
         self._file = path.open("rb")
+        self._fd, self._vector_bytes, self._first = self._file.fileno(), dim * 4, header.place(0) + header.vector_offset
         self._element = np.empty(self.count, dtype=np.int32)        # of a node: threads add in an order of their own
         if path.stat().st_size < header.place(self.count):
             raise StorageError(f"{path.name} is cut short; rebuild the index")
@@ -73,7 +74,7 @@ class SavedVectors:
 
     def read_bytes(self, node: int) -> bytes:
         """Return the bytes of a node's vector, fewer of one that cannot be read whole."""
-        return self._bytes_of(int(self._element[node]))
+        return self._bytes_of(self._element.item(node))
 
     def _bytes_of(self, element: int) -> bytes:
-        return os.pread(self._file.fileno(), self.dim * 4, self._header.place(element) + self._header.vector_offset)
+        return os.pread(self._fd, self._vector_bytes, self._first + element * self._header.element_bytes)
