@@ -30,18 +30,6 @@ class ReadersWriterLock:
         """Hold off writers while the block runs."""
         return self._reader
 
-    def _begin_reading(self) -> None:
-        with self._mutex:
-            if self._writing or self._writers_waiting:
-                self._wait_for_turn()
-            self._readers += 1
-
-    def _end_reading(self) -> None:
-        with self._mutex:
-            self._readers -= 1
-            if not self._readers and self._writers_waiting:
-                self._changed.notify_all()
-
     def _wait_for_turn(self) -> None:
         came = self._writes
         self._readers_waiting += 1
@@ -82,7 +70,15 @@ class _Reader(AbstractContextManager[None]):
         self._lock = lock
 
     def __enter__(self) -> None:
-        self._lock._begin_reading()
+        lock = self._lock
+        with lock._mutex:
+            if lock._writing or lock._writers_waiting:
+                lock._wait_for_turn()
+            lock._readers += 1
 
     def __exit__(self, *_exception: object) -> None:
-        self._lock._end_reading()
+        lock = self._lock
+        with lock._mutex:
+            lock._readers -= 1
+            if not lock._readers and lock._writers_waiting:
+                lock._changed.notify_all()

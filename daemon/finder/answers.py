@@ -115,8 +115,9 @@ class AnswerWriter:
         self._example = b""
         if request.repeated is not None and request.block is not None:
             self._plan, self._tail = _plans_again(request.repeated, provenance, syntax, told)
-            tag = responses.private_tag(request.block, EXAMPLE)
-            self._example = write_element(tag, request.private_keys[EXAMPLE], syntax)
+            (uid,) = request.private_keys[EXAMPLE]["Value"]
+            data = uid.encode() + b"\0" * (len(uid) % 2)
+            self._example = _before_uid(responses.private_tag(request.block, EXAMPLE), len(data), syntax) + data
         else:
             self._plan, self._tail = _plans(request, provenance, syntax, told)
 
@@ -257,6 +258,12 @@ def _checked(tag: int, element: Element, syntax: Syntax) -> bytes | _Make:
 
 def _example(_attributes: Attributes, _match: Match | None) -> bytes:
     raise NotImplementedError("marks the place of the example, which differs from request to request")
+
+
+@lru_cache(maxsize=256)
+def _before_uid(tag: int, size: int, syntax: Syntax) -> bytes:
+    """Return what stands before so many bytes of a UID."""
+    return write_element(tag, {"vr": "UI", "Value": ["0" * size]}, syntax)[:-size]
 
 
 def _not_ascii(_attributes: Attributes, _match: Match | None) -> bytes:

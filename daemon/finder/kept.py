@@ -40,7 +40,7 @@ _PAGE = 1000
 _HEADS = 4096
 #: Rows of heads are so many bytes wide or a multiple of it: whole cache lines. Longer heads are made when asked for.
 _ROW_BYTES, _LONGEST_HEAD = 64, 510
-_LENGTH_BYTES = 2
+_LENGTH_BYTES, _LENGTH_TYPE = 2, np.dtype("<u2")
 #: Heads are made beforehand of so many layouts at most, those asked for most among the last queries (so many count,
 #: those before them half as much), and so often.
 _LAYOUTS, _LAST_QUERIES, _OFTEN = 4, 1024, 8
@@ -110,7 +110,7 @@ class _Heads:
                 rows = self._rows.take(slots, axis=0)
             except IndexError:                      # of a study that came just now
                 return [b""] * len(slots)
-        lengths, width, data = rows.view("<u2")[:, 0].tolist(), rows.shape[1], rows.tobytes()
+        lengths, width, data = rows.view(_LENGTH_TYPE)[:, 0].tolist(), rows.shape[1], rows.tobytes()
         begins = range(_LENGTH_BYTES, len(data), width)
         return [data[begin : begin + length] for begin, length in zip(begins, lengths, strict=True)]
 

@@ -196,7 +196,7 @@ class Ranking:
 
     def _by_uid_where_equal(self, found: Candidates) -> Candidates:
         """Return candidates, whose cosines descend, so that equal ones stand in order of UIDs."""
-        if not np.count_nonzero(found.cosines[1:] == found.cosines[:-1]):
+        if not len((found.cosines[1:] == found.cosines[:-1]).nonzero()[0]):
             return found
         uids, cosines = [self._numbers.texts[study] for study in found.studies.tolist()], found.cosines.tolist()
         places = sorted(range(len(uids)), key=lambda place: (-cosines[place], uids[place]))
@@ -239,7 +239,7 @@ class Ranking:
         if others:
             found = Candidates(*map(np.concatenate, zip(*(pool.candidates for pool in pools), strict=True)))
             bases = [pool.leg.entry_basis for pool in pools for _ in range(len(pool.candidates.scores))]
-        elif least is None and not np.count_nonzero(found.scores[1:] > found.scores[:-1]):
+        elif least is None and not len((found.scores[1:] > found.scores[:-1]).nonzero()[0]):
             return found, bases                     # as nearly always: scores rise with cosines
         order = np.argsort(-found.scores, kind="stable")
         if least is not None:
@@ -250,11 +250,13 @@ class Ranking:
 
     def _learn(self, studies: Int64) -> Sequence[Known | None]:
         """Return what is known of studies; nothing of those that have gone, the query's own and the same patient's."""
-        known: list[Known | None] = [None] * len(studies)
-        patients = np.zeros(0, dtype=np.int64)
+        known: list[Known | None]
         if self._kept is not None and self._layout is not None:
             self._kept.level()
-            known[:], patients = self._kept.heads(self._layout, studies)
+            heads, patients = self._kept.heads(self._layout, studies)
+            known = [*heads]
+        else:
+            known, patients = [None] * len(studies), _NOBODY.studies
         missing = [] if all(known) else [place for place, head in enumerate(known) if not head]
         numbers, texts = studies.tolist(), self._numbers.texts
         asked = [texts[numbers[place]] for place in missing]

@@ -40,7 +40,7 @@ class KeptScores:
 
     def of(self, cosines: Float64, query: Basis, entry: Basis) -> Float64:
         """Return what a call does, not rounded."""
-        pair = query.value, entry.value
+        pair = query, entry                         # texts, as their names in a calibration
         if self._model is not None and pair not in self._lines:
             return scores_of(self._model, cosines, query, entry)
         at, known = self._lines[pair]

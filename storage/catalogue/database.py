@@ -58,28 +58,6 @@ class Transaction:
         return self.sequence
 
 
-class _Watch:
-    """A connection to an SQLite database that only asks whether there is anything new. Not guarded by itself."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._connection = engine.raw_connection()
-        self._cursor: Any = self._connection.cursor()
-        self._version, self._sequence = -1, 0
-
-    def sequence(self) -> int:
-        """Return the newest sequence number. Each question is read to its end: a transaction left open sees no news."""
-        ((version,),) = self._cursor.execute(_VERSION_TEXT).fetchall()
-        if version != self._version:
-            ((number,),) = self._cursor.execute(_SEQUENCE_TEXT).fetchall()
-            self._version, self._sequence = version, int(number)
-        return self._sequence
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._cursor.close()
-        self._connection.close()
-
-
 class Database:
     """An SQLAlchemy engine with the schema at SCHEMA_REVISION. Open it after forking, not before."""
 
@@ -94,8 +72,11 @@ class Database:
             If it cannot be opened.
         """
         self._engine = _engine(url_or_path)
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._watching = threading.Lock()
-        self._watch: _Watch | None = None
+        self._watch: Any = None                     # SQLite: a connection that only asks for what is new, its cursor,
+        self._watch_cursor: Any = None
+        self._seen = -1, 0                          # the data version and the sequence number that it found
         with _explained():
             self._migrate()
 
@@ -103,23 +84,30 @@ class Database:
         """Close all connections."""
         with self._watching:
             if self._watch is not None:
+                self._watch_cursor.close()
                 self._watch.close()
-                self._watch = None
+                self._watch = self._watch_cursor = None
         self._engine.dispose()
 
     def sequence(self) -> int:
         """Return the newest sequence number; asked before each query, in SQLite for a few microseconds."""
-        if self._engine.dialect.name != "sqlite":
+        if not self._is_sqlite:
             with self.reading() as connection:
                 return int(connection.execute(_SEQUENCE).scalar_one())
         with self._watching:
-            if self._watch is None:
-                with _explained():
-                    self._watch = _Watch(self._engine)
             try:
-                return self._watch.sequence()
+                if self._watch is None:
+                    with _explained():
+                        self._watch = self._engine.raw_connection()
+                    self._watch_cursor, self._seen = self._watch.cursor(), (-1, 0)
+                ask = self._watch_cursor.execute    # each answer is read to its end: an open transaction sees no news
+                ((version,),) = ask(_VERSION_TEXT).fetchall()
+                if version != self._seen[0]:
+                    ((number,),) = ask(_SEQUENCE_TEXT).fetchall()
+                    self._seen = version, int(number)
             except sqlite3.Error as error:
                 raise CatalogueUnavailable(f"the catalogue's database failed: {error}") from error
+            return self._seen[1]
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

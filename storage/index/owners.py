@@ -178,14 +178,13 @@ class Owners:
         """
         # by take, which asks the memory for many at once: one after another each waits a tenth of a microsecond
         next_studies = self._next_study.take(labels - self._below, mode="clip")
-        if holds is None and np.count_nonzero(next_studies) == len(next_studies):
-            return Owned(np.subtract(next_studies, 1, dtype=np.int64), None)
-        left_out = next_studies == 0
-        if holds is not None:
-            left_out |= self._held[next_studies - 1, _KIND_NUMBERS[kind]] != holds
-        places = np.flatnonzero(~left_out)
-        studies = np.subtract(next_studies.take(places), 1, dtype=np.int64)
-        return Owned(studies, places if len(places) < len(labels) else None)
+        studies = np.subtract(next_studies, 1, dtype=np.int64)
+        if holds is None:
+            (places,) = next_studies.nonzero()
+        else:
+            held = self._held[studies, _KIND_NUMBERS[kind]]         # of the last study, where there is none
+            (places,) = ((held == holds) & (next_studies > 0)).nonzero()
+        return Owned(studies, None) if len(places) == len(labels) else Owned(studies.take(places), places)
 
     def sop_instance_uid(self, label: int) -> str:
         """Return the SOPInstanceUID of a label that is here or was a moment ago, "" of a JOINT one."""

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from hashlib import blake2b
+from operator import lt
 from pathlib import Path
 
 import numpy as np
@@ -349,17 +350,18 @@ class LabelTable:
 
         None where a node that was not found may be as near as the last one wanted, by which their labels decide.
         """
-        if np.count_nonzero(distances[1:] == distances[:-1]):
-            if len(distances) > k and distances[k - 1] == distances[-1]:
+        far = distances.tolist()
+        if not all(map(lt, far, far[1:])):                          # after a search `==` of arrays takes longer
+            if k < len(far) and far[k - 1] == far[-1]:
                 return None
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        rows, far = self._last_row.take(nodes[:k].view(np.int64)), distances[:k]
+        rows = self._last_row.take(nodes[:k].view(np.int64))
         if (self.live_rows != self.rows and not self._row_live.take(rows).all()) or (
             self.rows != self.nodes and self._row_before.take(rows).max() >= 0
         ):
             return self.neighbours(nodes.astype(np.int64), np.float32(1) - distances, k)
-        similarities = np.subtract(1, far, dtype=np.float64)
-        if similarities[0] > 1 or similarities[-1] < -1:            # by rounding
+        similarities = 1 - distances[:k].astype(np.float64)
+        if far[0] < 0 or far[-1] > 2:                               # by rounding
             similarities = np.minimum(np.maximum(similarities, -1), 1)
         return Neighbours(self._labels.take(rows), similarities)
 
