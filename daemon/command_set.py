@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
@@ -123,18 +124,31 @@ def find_response(
     request: FindRequest, status: int, comment: str = "", offending: Sequence[int] = (), *, with_data_set: bool = False
 ) -> bytes:
     """Return the encoded command set of a C-FIND-RSP; `comment` is cut to the 64 characters of (0000,0902)."""
-    body = (
-        _element(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid.encode("ascii"))
+    before, after = _around_message_id(request.sop_class_uid, status, comment, tuple(offending), with_data_set)
+    return before + _US.pack(request.message_id) + after
+
+
+@lru_cache(maxsize=256)
+def _around_message_id(
+    sop_class_uid: str, status: int, comment: str, offending: tuple[int, ...], with_data_set: bool
+) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the only value that differs from one C-FIND-RSP to the next like it."""
+    before = (
+        _element(_AFFECTED_SOP_CLASS_UID, sop_class_uid.encode("ascii"))
         + _element(_COMMAND_FIELD, _US.pack(_C_FIND_RSP))
-        + _element(_MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id))
-        + _element(_DATA_SET_TYPE, _US.pack(_WITH_DATA_SET if with_data_set else _NO_DATA_SET))
+        + _element(_MESSAGE_ID_RESPONDED_TO, _US.pack(0))
+    )
+    after = (
+        _element(_DATA_SET_TYPE, _US.pack(_WITH_DATA_SET if with_data_set else _NO_DATA_SET))
         + _element(_STATUS, _US.pack(status))
     )
     if offending:
-        body += _element(_OFFENDING_ELEMENT, b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in offending))
+        tags = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in offending)
+        after += _element(_OFFENDING_ELEMENT, tags)
     if comment:
-        body += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
-    return _with_group_length(body)
+        after += _element(_ERROR_COMMENT, comment[:64].encode("ascii", "replace"), b" ")
+    whole = _with_group_length(before + after)
+    return whole[: -len(after) - _US.size], after
 
 
 def encoded_store_request(request: StoreRequest) -> bytes:

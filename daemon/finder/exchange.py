@@ -134,13 +134,15 @@ class Exchange:
         )
         held: list[bytes] = []
         sent = held_count = held_bytes = 0
+        each = len(command)
         for identifier in identifiers:
-            if 0 < len(identifier) <= room:
+            size = len(identifier)
+            if 0 < size <= room:
                 held += (command, whole(identifier, context_id, False))
             else:
                 held += (command, *fragments(identifier, context_id, False, limit))
             held_count += 1
-            held_bytes += len(command) + len(identifier)
+            held_bytes += each + size
             if held_bytes >= _WRITE_BYTES:
                 if self.is_over or self.is_cancelled:
                     break
