@@ -90,7 +90,7 @@ class _Pool:
     Attributes
     ----------
     candidates : Candidates
-        Filtered; complete down to `bound`.
+        Filtered; all above the farthest cosine seen.
     bound : float
         Score that nothing unseen surpasses.
     exhausted : bool

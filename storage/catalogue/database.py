@@ -84,7 +84,6 @@ class Database:
         """Close all connections."""
         with self._watching:
             if self._watch is not None:
-                self._watch_cursor.close()
                 self._watch.close()
                 self._watch = self._watch_cursor = None
         self._engine.dispose()
@@ -96,7 +95,7 @@ class Database:
                 return int(connection.execute(_SEQUENCE).scalar_one())
         with self._watching:
             try:
-                if self._watch is None:
+                if self._watch_cursor is None:
                     with _explained():
                         self._watch = self._engine.raw_connection()
                     self._watch_cursor, self._seen = self._watch.cursor(), (-1, 0)

@@ -168,6 +168,7 @@ class HnswIndex:
             self._insert(graph, start, self._full(nodes[start : start + _READ_CHUNK]))
         with self._lock.writing():
             self._table, self._codes, self._sketch, self._graph, self._saved = table, codes, sketch, graph, None
+            graph.set_ef(self.ef_search)                            # searches may have been made deeper meanwhile
 
     def _new_graph(self, capacity: int) -> hnswlib.Index:
         graph = hnswlib.Index(space="ip", dim=self.dim)             # unit vectors: inner product is the cosine
@@ -273,7 +274,8 @@ class HnswIndex:
     def _from_graph(self, query: Float32, reach: int) -> tuple[NDArray[np.uint64], Float32] | None:
         """Return `reach` near live nodes, or all, and their distances, nearest first; None where a scan has to do it.
 
-        hnswlib goes through the graph by its own ef, or by `reach` where that is more.
+        hnswlib goes through the graph by its own ef, or by `reach` where that is more, and fails where it meets fewer
+        than `reach` live nodes.
         """
         live = self._table.live_nodes
         if live < self._scan_below:

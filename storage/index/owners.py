@@ -73,8 +73,8 @@ class Owners:
     """Rows of (label, kind, study, SOP Instance UID) in ascending label order, about 70 bytes each, and eight for each
     number from the first label to the last.
 
-    One thread changes it; others may ask meanwhile: a row is whole before it is counted, and arrays are replaced, not
-    resized.
+    One thread changes it; others may ask meanwhile: a row is whole before it is counted, what is told of its study and
+    its object before its label has a study, and arrays are replaced, not resized.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Owners:
         self._sops: Texts = np.zeros(0, dtype="S1")                 # packed, as wide as the longest of them
         self._sop_count = 0
         self._last_row = np.zeros(0, dtype=np.int32)                # 1 + last row of a study, by number; 0: none
-        self._held = np.zeros((0, len(_KINDS)), dtype=np.bool_)     # whether a study has live rows, by kind
+        self._held = np.zeros((1, len(_KINDS)), dtype=np.bool_)     # whether a study has live rows, by kind
 
     # ------------------------------------------------------------------------------------ changes
 
@@ -124,7 +124,8 @@ class Owners:
             self._row_sop[place] = self._sop_count if row.sop_instance_uid else -1
             self._sop_count += bool(row.sop_instance_uid)
             self._held[number, kind] = True
-            self._next_row[above], self._next_study[above] = place + 1, number + 1
+            self._next_row[above] = place + 1
+            self._next_study[above] = number + 1                    # last: whoever finds it finds the others
             self._count = place + 1
             self._last_row[number] = place + 1
 
@@ -283,12 +284,13 @@ class Owners:
             room = int(owners._above[-1]) + 2
             owners._next_row, owners._next_study = np.zeros(room, dtype=np.int32), np.zeros(room, dtype=np.int32)
             owners._next_row[owners._above], owners._next_study[owners._above] = np.arange(1, count + 1), studies + 1
-        owners._held = np.zeros((int(found.max(initial=-1)) + 1, len(_KINDS)), dtype=np.bool_)
+        known = int(found.max(initial=-1)) + 1
+        owners._held = np.zeros((max(1, known), len(_KINDS)), dtype=np.bool_)
         owners._held[studies, owners._kinds] = True
         by_study = np.argsort(studies, kind="stable").astype(np.int32)
         again = np.flatnonzero(np.diff(studies[by_study]) == 0)
         owners._before = np.full(count, -1, dtype=np.int32)
         owners._before[by_study[again + 1]] = by_study[again]
-        owners._last_row = np.zeros(len(owners._held), dtype=np.int32)
+        owners._last_row = np.zeros(known, dtype=np.int32)
         owners._last_row[studies[by_study]] = by_study + 1
         return owners

@@ -73,6 +73,18 @@ def test_every_commit_that_changes_something_moves_the_sequence(archive):
     assert archive.catalogue.sequence() > before
 
 
+def test_what_another_connection_commits_moves_the_sequence_at_once(archive):
+    watching = open_catalogue(archive.path)
+    for number in range(20):
+        assert watching.sequence() == watching.sequence() == archive.catalogue.sequence()
+        archive.commit(archive.image(f"6.{number}"))
+        if number % 5 == 0:                         # a checkpoint writes the pages to the database itself
+            with sqlite3.connect(archive.path) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert watching.sequence() == archive.catalogue.sequence() > 20
+    watching.close()
+
+
 def test_examples_are_found_by_study_series_and_instance(archive):
     archive.commit(archive.image("1.1", 1), archive.image("1.1", 2), archive.report("1.1"))
     generation_id = archive.generation.generation_id

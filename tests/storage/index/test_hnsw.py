@@ -120,6 +120,36 @@ def test_searches_go_deeper_in_the_graph_while_that_takes_less_than_a_scan_and_t
     assert index.ef_search == 160
 
 
+def test_searches_made_deeper_while_a_graph_is_built_anew_are_deeper_in_that_one_too():
+    class Rebuilt(HnswIndex):
+        def _insert(self, graph, start, vectors):
+            if graph is not self._graph and start == 0:
+                self.deepen()                       # the hourly probe has a thread of its own
+            super()._insert(graph, start, vectors)
+
+    index = Rebuilt(DIM, threads=1, ef_search=20)
+    index.add(np.arange(5000), unit_rows(5000))
+    index.remove(range(1001))
+    assert index._graph.get_current_count() == 3999
+    assert index._graph.ef == index.ef_search == 40
+
+
+def test_of_neighbours_as_near_as_the_last_one_those_of_the_smallest_labels_are_found():
+    rows = unit_rows(4000)
+    rows[:, 0] = np.minimum(rows[:, 0], 0)
+    rows[:, 1:] /= np.linalg.norm(rows[:, 1:], axis=1, keepdims=True)
+    rows *= np.float32(0.8)
+    rows[:, 0] = -np.float32(0.6)
+    rows[1000:1040, 0] = np.float32(0.6)            # forty as near as one another, all others far
+    index, exact = HnswIndex(DIM, threads=1, ef_search=200), ExactIndex(DIM)
+    for each in (index, exact):
+        each.add(np.arange(4000), rows)
+    query = np.eye(DIM, dtype=np.float32)[0]
+    for k in (1, 10, 39, 40):
+        assert [n.label for n in index.search(query, k)] == [n.label for n in exact.search(query, k)]
+    assert index._from_graph(query, 41) is not None     # not a scan
+
+
 def test_searches_go_no_deeper_than_there_is_a_limit_to(monkeypatch):
     monkeypatch.setattr(hnsw, "CODES_FOR_ONE_EF", 0)
     index = filled(600, ef_search=100)

@@ -63,6 +63,7 @@ def test_owners_of_many_labels_are_told_of_those_that_are_here(owners):
 def test_nobody_owns_anything_before_there_is_something():
     assert told_of(Owners(Numbers()), []) == told_of(filled(), []) == []
     assert told_of(Owners(Numbers()), [3, 4]) == [None, None]
+    assert told_of(Owners(Numbers()), [3, 4], Kind.REPORT, False) == [None, None]
 
 
 def test_labels_may_begin_anywhere_and_leave_numbers_out(tmp_path):
