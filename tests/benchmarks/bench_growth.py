@@ -213,7 +213,7 @@ def query_growth(suite: harness.Suite, sizes: Sequence[int], work: Path) -> None
         bulk.make(folder / "catalogue.db", size, bulk.shipped_generation(), reported_share=0)
         with query_peers.finders(folder, size, 60 + size / 100) as (port, _):
             scu, rng = raw_scu.RawScu(port, "CXRSIMILAR"), np.random.default_rng(size)
-            query_peers.ask_as_ever(scu, similar(K, uid=bulk.study_uid(0), basis="IMAGE"), folder)
+            query_peers.ask_as_ever(scu, similar(K, uid=bulk.study_uid(0), basis="IMAGE"), folder, size)
             for evict, curve in ((lambda: None, plain), (others.sum, cold)):
                 times = []
                 for number in rng.choice(size, QUERIES + 1):

@@ -243,7 +243,7 @@ def run(options: Options) -> Suite:
         scu = raw_scu.RawScu(port, "CXRSIMILAR")
         uid = archive.reported[0]
         answers = {n: raw_scu.data_sets(scu.find(similar(n, uid=uid, basis="IMAGE"))) for n in ANSWERS}
-        query_peers.ask_as_ever(scu, similar(10, uid=uid, basis="IMAGE"), archive.path.parent)
+        query_peers.ask_as_ever(scu, similar(10, uid=uid, basis="IMAGE"), archive.path.parent, archive.studies)
         scu.release()
         for name, kind in (("bare", "bare"), ("pynetdicom", "shipped")):
             ports[name] = stack.enter_context(query_peers.premade(kind, answers, options.work / kind))

@@ -115,10 +115,11 @@ def finders(
         yield port, [process.pid for process in started]
 
 
-def ask_as_ever(scu: RawScu, request: bytes, data: Path, timeout_s: float = 120.0) -> None:
+def ask_as_ever(scu: RawScu, request: bytes, data: Path, studies: int) -> None:
     """Ask for the same keys so often that the only finder makes heads of answers beforehand, and wait until it has."""
     for _ in range(_AS_EVER):
         scu.find(request)
+    timeout_s = 60 + studies / 1000                 # 4,096 heads at each look at the catalogue
     until, beat = time.monotonic() + timeout_s, heartbeat_path(data, "finder", 0)
     while not read_heartbeat(beat).get("layouts_made"):
         assert time.monotonic() < until, "the finder did not make heads of answers beforehand"
